@@ -13,7 +13,7 @@ pub(crate) fn forbidden(version: &ModuleVersion, tombstone: &stoa_bucket::Tombst
 
 /// Returns a tombstone of the bucket as the store has it.
 pub(crate) fn local_tombstone(tombstone: &stoa_bucket::Tombstone) -> Tombstone {
-    Tombstone { at: tombstone.at.clone(), reason: tombstone.reason.clone() }
+    Tombstone::new(tombstone.at.clone(), tombstone.reason.clone())
 }
 
 /// Adds what the bucket knows of a version to its record. Returns whether the record has changed.

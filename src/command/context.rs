@@ -116,8 +116,9 @@ pub(crate) fn open_store(
     settings: &Settings<'_>,
     command: &str,
 ) -> Result<Store, CommandError> {
-    let patience = settings.claim_timeout()?;
-    Ok(Store::open(held, mode)?.acting_as(actor(settings.world(), command)).patient_for(patience))
+    let (patience, name) = (settings.claim_timeout()?, settings.peers_name()?);
+    let store = Store::open(held, mode)?.acting_as(actor(settings.world(), command));
+    Ok(store.patient_for(patience).named(name))
 }
 
 /// Returns the user who runs a command, for the audit log.

@@ -145,6 +145,13 @@ impl<'a> Settings<'a> {
         Ok(self.value(key.name, &Options::default(), key.default, parse::timeout)?.0)
     }
 
+    /// Returns the name of this deployment among its peers.
+    pub fn peers_name(&self) -> Result<Option<String>, ConfigError> {
+        let key = key("peers.name");
+        let parse = |text: &str| parse::peer_name(text).map(Some);
+        Ok(self.value(key.name, &Options::default(), key.default, parse)?.0)
+    }
+
     /// Resolves the configuration of the migrator.
     pub fn migrate(
         &self,

@@ -33,8 +33,8 @@ impl Store {
                 self.forget(version);
                 self.index.forget(version);
             }
-            // Records are read from disk, and lists of tombstones check their folder.
-            Change::Recorded => {}
+            // Records are read from disk, and lists of tombstones check their folder. So only the index is brought up to date.
+            Change::Recorded => self.index.note_record(version),
         }
         if let Some(listener) = self.listener.0.get() {
             listener(version, change);

@@ -110,7 +110,8 @@ pub use publish::Published;
 pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
 pub use records::{
-    FailedLookup, Mark, Objection, Record, RecordedBy, Records, RecordsState, Tombstone, Verdict, verdict_at,
+    FailedLookup, Lift, Mark, Objection, Record, RecordedBy, Records, RecordsState, Tombstone, Verdict,
+    verdict_at,
 };
 pub use remove::{Footprint, Removed};
 pub use tree_heads::{HeadReplaced, TreeHeads};

@@ -54,6 +54,8 @@ pub struct Store {
     pub(crate) meter: Meter,
     pub(crate) audit: Audit,
     pub(crate) patience: Duration,
+    /// The name of this deployment among its peers.
+    pub(crate) origin: Option<String>,
     layout: LayoutId,
     pub(crate) space: Space,
     staging: Staging,
@@ -137,6 +139,12 @@ impl Store {
     #[must_use]
     pub fn acting_as(self, actor: Actor) -> Self {
         Self { audit: Audit::new(self.root(), self.durable, actor), ..self }
+    }
+
+    /// Returns the store with the name of this deployment among its peers, for tombstones and their liftings.
+    #[must_use]
+    pub fn named(self, origin: Option<String>) -> Self {
+        Self { origin, ..self }
     }
 
     /// Returns the store with the maximum time to wait for the holder of a claim that makes no progress.
@@ -317,6 +325,7 @@ impl Store {
             index: Index::new(paths.clone(), durable, is_read_only),
             audit: Audit::new(paths.root(), durable, Actor::of_process("unknown", None)),
             patience: claim_wait::PATIENCE,
+            origin: None,
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             uses: Uses::new(),

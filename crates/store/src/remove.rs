@@ -22,7 +22,7 @@ use crate::files::Stamp;
 use crate::metadata::Metadata;
 use crate::paths::version_metadata;
 use crate::publish::hash_of_mod;
-use crate::{Claim, Record, Store, StoreError, Tombstone, VersionFile};
+use crate::{Claim, Mark, Record, Store, StoreError, Tombstone, VersionFile};
 
 /// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,11 +43,53 @@ pub struct Footprint {
     pub published: SystemTime,
 }
 
+/// Why a removed version is forbidden.
+enum Forbidding<'a> {
+    /// By a tombstone of this deployment.
+    Own(Tombstone),
+    /// By the mark of another deployment, with a reason for the audit log.
+    By(&'a Mark, &'a str),
+}
+
+impl Forbidding<'_> {
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Own(tombstone) => tombstone.reason.as_deref(),
+            Self::By(_, reason) => Some(reason),
+        }
+    }
+}
+
 impl Store {
-    /// Removes the claimed version and its pair in the cache, after recording its hash. A tombstone is recorded too, even if the version is not
-    /// in the store, and forbids the version from then on.
+    /// Removes the claimed version and its pair in the cache, after recording its hash. A tombstone is recorded too, even if
+    /// the version is not in the store, and forbids the version from then on. It gets the name of this deployment and a
+    /// number: those in `tombstone` do not count.
     pub fn remove(&self, claim: &Claim, tombstone: Option<Tombstone>) -> Result<Removed, StoreError> {
-        self.remove_recording(claim, tombstone, true)
+        self.remove_recording(claim, tombstone.map(Forbidding::Own), true)
+    }
+
+    /// Applies a mark of another deployment to the claimed version, if it is higher than the known mark. A tombstone removes
+    /// the version. `reason` is for the audit log. Returns whether something has changed.
+    pub fn apply_mark(&self, claim: &Claim, mark: &Mark, reason: &str) -> Result<bool, StoreError> {
+        let mut record = self.records().of(claim)?.unwrap_or_default();
+        if !record.apply(mark) {
+            // A process was killed after it had recorded the tombstone.
+            let is_left = !mark.is_lifted
+                && record.mark().is_some_and(|known| known.rank() == mark.rank() && !known.is_lifted)
+                && self.footprint(claim.version())?.is_some();
+            if is_left {
+                self.remove_recording(claim, Some(Forbidding::By(mark, reason)), true)?;
+            }
+            return Ok(is_left);
+        }
+        if mark.is_lifted {
+            self.note(Act::of_version("lift", claim.version()).because(Some(reason)));
+            self.with_reserve(|| self.records().write(claim, &record))?;
+            self.fill_used_reserve();
+        } else {
+            self.remove_recording(claim, Some(Forbidding::By(mark, reason)), true)?;
+        }
+        Ok(true)
     }
 
     /// Removes the claimed version without recording its hash. An existing record stays.
@@ -58,7 +100,7 @@ impl Store {
     fn remove_recording(
         &self,
         claim: &Claim,
-        tombstone: Option<Tombstone>,
+        forbidding: Option<Forbidding<'_>>,
         records_hash: bool,
     ) -> Result<Removed, StoreError> {
         let version = claim.version();
@@ -68,9 +110,9 @@ impl Store {
             self.versions_to_write(version)?;
             self.with_reserve(|| self.staging())?;
         }
-        if footprint.is_some() || tombstone.is_some() || self.pairs().size(version)?.is_some() {
-            let act = if tombstone.is_some() { "tombstone" } else { "remove" };
-            let reason = tombstone.as_ref().and_then(|tombstone| tombstone.reason.as_deref());
+        if footprint.is_some() || forbidding.is_some() || self.pairs().size(version)?.is_some() {
+            let act = if forbidding.is_some() { "tombstone" } else { "remove" };
+            let reason = forbidding.as_ref().and_then(Forbidding::reason);
             self.note(Act::of_version(act, version).because(reason));
         }
         let known = self.records().of(claim)?;
@@ -78,8 +120,10 @@ impl Store {
         if footprint.is_some() && records_hash {
             self.record_hashes(version, &mut record)?;
         }
-        if let Some(tombstone) = tombstone {
-            record.tombstone = Some(joined(record.tombstone.take(), tombstone));
+        match forbidding {
+            Some(Forbidding::Own(tombstone)) => record.forbid_own(tombstone, self.origin.as_deref()),
+            Some(Forbidding::By(mark, _)) => drop(record.apply(mark)),
+            None => {}
         }
         if known.unwrap_or_default() != record {
             self.with_reserve(|| self.records().write(claim, &record))?;
@@ -178,14 +222,6 @@ fn warn_without_hash(version: &ModuleVersion, reason: &dyn Display) {
     log::warn!(version:% = version, reason:% = reason; "removing a version without recording a hash");
 }
 
-/// Merges two tombstones: the older time and the newer reason.
-fn joined(known: Option<Tombstone>, new: Tombstone) -> Tombstone {
-    match known {
-        Some(known) => Tombstone { at: known.at, reason: new.reason.or(known.reason) },
-        None => new,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -259,7 +295,7 @@ mod tests {
         let v = version("example.com/m@v1.0.0");
         let bytes = zip(&v, "package a\n");
         fixture.publish(&v, &bytes);
-        let first = Tombstone { at: "2026-01-02T03:04:05Z".to_owned(), reason: None };
+        let first = Tombstone::new("2026-01-02T03:04:05Z".to_owned(), None);
         assert!(remove(&fixture, &v, Some(first)).bytes.is_some());
         let again = remove(&fixture, &v, Some(Tombstone::now(Some("a key is in it".to_owned()))));
         assert_eq!(again.bytes, None);
@@ -275,7 +311,65 @@ mod tests {
         remove(&fixture, &never, Some(Tombstone::now(None)));
         assert!(fixture.store.records().tombstone(&never).unwrap().is_some());
         assert!(fixture.store.records().lift(&fixture.store.claim(&never).unwrap()).unwrap());
-        assert_eq!(fixture.store.records().get(&never).unwrap(), None);
+        let record = fixture.store.records().get(&never).unwrap().unwrap();
+        assert_eq!(record, Record { lift: record.lift.clone(), ..Record::default() });
+    }
+
+    #[test]
+    fn a_mark_of_another_deployment_removes_the_version_or_allows_it_again() {
+        let dir = testkit::tempdir();
+        crate::testing::create(dir.path());
+        let store = crate::testing::open(dir.path(), stoa_layout::gate::Mode::ReadWrite);
+        let fixture = Fixture { store: store.named(Some("here".to_owned())), dir };
+        let v = version("example.com/m@v1.0.0");
+        let bytes = zip(&v, "package a\n");
+        let Published::Ours(h1) = fixture.publish(&v, &bytes) else { panic!("somebody else published") };
+        let mark = |is_lifted, origin: &str, counter| Mark {
+            is_lifted,
+            origin: origin.to_owned(),
+            counter,
+            at: "2026-01-02T03:04:05Z".to_owned(),
+            reason: Some("a key is in it".to_owned()).filter(|_| !is_lifted),
+        };
+        let apply = |mark: &Mark| {
+            let claim = fixture.store.claim(&v).unwrap();
+            fixture.store.apply_mark(&claim, mark, "by the peer there").unwrap()
+        };
+        let there = mark(false, "there", 2);
+        assert!(apply(&there) && !apply(&there) && !apply(&mark(true, "there", 1)));
+        assert!(fixture.store.open_zip(&v).unwrap().is_none());
+        let record = fixture.store.records().get(&v).unwrap().unwrap();
+        assert_eq!((record.h1.as_ref(), record.mark()), (Some(&h1), Some(there)));
+        assert!(matches!(fixture.publish(&v, &bytes), Published::Refused(_)));
+        assert!(fixture.store.records().lift(&fixture.store.claim(&v).unwrap()).unwrap());
+        let record = fixture.store.records().get(&v).unwrap().unwrap();
+        assert_eq!(record.mark().unwrap().rank(), (3, "here"));
+        assert!(matches!(fixture.publish(&v, &bytes), Published::Ours(_)));
+        assert!(!apply(&mark(false, "a", 3)), "the origin decides");
+        assert!(apply(&mark(false, "there", 3)) && apply(&mark(true, "there", 4)));
+        assert!(fixture.store.records().tombstone(&v).unwrap().is_none());
+        assert!(matches!(fixture.publish(&v, &bytes), Published::Ours(_)));
+        assert_eq!(remove(&fixture, &v, Some(Tombstone::now(None))).h1, Some(h1));
+        let record = fixture.store.records().get(&v).unwrap().unwrap();
+        assert_eq!(record.mark().unwrap().rank(), (5, "here"));
+        // A process was killed before it had removed the version.
+        let left = version("example.com/left@v1.0.0");
+        put_unsealed(&fixture.store, &left, &zip(&left, "package a\n"));
+        let claim = fixture.store.claim(&left).unwrap();
+        let mut record = Record::default();
+        record.apply(&mark(false, "there", 2));
+        fixture.store.records().write(&claim, &record).unwrap();
+        let apply_left = |mark: &Mark| fixture.store.apply_mark(&claim, mark, "by the peer there").unwrap();
+        assert!(!apply_left(&mark(true, "there", 1)) && !apply_left(&mark(false, "there", 1)));
+        assert!(apply_left(&mark(false, "there", 2)) && !apply_left(&mark(false, "there", 2)));
+        assert!(fixture.store.footprint(&left).unwrap().is_none());
+        // A lifting that comes before its tombstone.
+        let w = version("example.com/w@v1.0.0");
+        let claim = fixture.store.claim(&w).unwrap();
+        assert!(fixture.store.apply_mark(&claim, &mark(true, "there", 2), "by the peer there").unwrap());
+        assert!(!fixture.store.apply_mark(&claim, &mark(false, "there", 1), "by the peer there").unwrap());
+        let audit = fs::read_to_string(fixture.dir.path().join("records/audit/current")).unwrap();
+        assert!(audit.contains("by the peer there") && !audit.contains("a key is in it"), "{audit}");
     }
 
     #[test]

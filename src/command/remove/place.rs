@@ -126,7 +126,7 @@ impl Place for InStore<'_> {
         version: &ModuleVersion,
         tombstone: Option<(String, Option<String>)>,
     ) -> Result<(Option<u64>, Option<H1>), CommandError> {
-        let tombstone = tombstone.map(|(at, reason)| Tombstone { at, reason });
+        let tombstone = tombstone.map(|(at, reason)| Tombstone::new(at, reason));
         let removed = self.store.remove(&self.claim(version)?, tombstone)?;
         Ok((removed.bytes, removed.h1))
     }

@@ -38,7 +38,9 @@ pub(crate) fn run(
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let held = gate.hold(pass, mode)?;
     let after_migration = held.pass().signals();
-    let store = open_store(held, mode, settings, "serve")?.patient_for(config.claim_timeout);
+    let store = open_store(held, mode, settings, "serve")?
+        .patient_for(config.claim_timeout)
+        .named(config.peers_name.clone());
     let listener = bind(&config.listen)?;
     store.fill_reserve();
     let address = listener.local_addr().map_err(cannot_start)?;

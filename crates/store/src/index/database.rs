@@ -97,9 +97,9 @@ const SCHEMA: &str = "
     CREATE UNIQUE INDEX marks_by_seq ON marks (seq);
     CREATE TABLE record_folders (
         module TEXT NOT NULL PRIMARY KEY,
-        inode INTEGER NOT NULL,
-        modified INTEGER NOT NULL,
-        changed INTEGER NOT NULL
+        inode INTEGER,
+        modified INTEGER,
+        changed INTEGER
     ) STRICT, WITHOUT ROWID;
 ";
 

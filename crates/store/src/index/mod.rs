@@ -29,6 +29,7 @@ mod database;
 mod error;
 mod log;
 mod manifests;
+mod marks;
 mod reconcile;
 mod rows;
 mod settle;

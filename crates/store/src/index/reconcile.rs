@@ -3,7 +3,7 @@
 //! A pass walks over the modules. It skips a module whose `@v` folder has the stored stamp. Otherwise it reads the
 //! versions and stores them with the stamp from before the reading, unless a version is so young or incomplete that it
 //! may change without a new stamp. Then the pass removes the rows of modules that no longer exist. Memory holds one
-//! batch and the largest module.
+//! batch and the largest module. A pass over the records brings the marks up to date in the same way ([`marks`]).
 //!
 //! A missing or damaged index is first built aside, by the same pass over an empty database. The next pass finds the
 //! versions that were published meanwhile.
@@ -19,6 +19,7 @@ use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
 use super::database::{Access, Database};
+use super::marks;
 use super::rows::{FolderStamp, IndexRow, SeenModule, SeenVersion, Stop, nanoseconds};
 use super::{FILE, Index, IndexError, PATIENCE};
 use crate::StoreError;
@@ -56,15 +57,22 @@ const PAGE: usize = 1000;
 
 impl Index {
     pub(super) fn reconcile(&self, stop: &Stop) -> Result<Reconciled, IndexError> {
-        let identity = self.identity()?;
-        let mut database = self.open(identity, Access::Write, PATIENCE)?;
-        let is_verified = *lock(&self.verified) == Some(identity);
-        if !is_verified {
-            database.verify(stop)?;
-            *lock(&self.verified) = Some(identity);
+        loop {
+            let identity = self.identity()?;
+            let mut database = self.open(identity, Access::Write, PATIENCE)?;
+            let is_verified = *lock(&self.verified) == Some(identity);
+            if !is_verified {
+                database.verify(stop)?;
+                *lock(&self.verified) = Some(identity);
+            }
+            let pass = pass(&self.paths, self.clock, &mut database, &|| stop.is_asked())?;
+            let done = Reconciled { number: identity.number, versions: database.count()?, ..pass };
+            // A request that finds the index missing waits for the end of this pass.
+            if self.identity()? == identity {
+                return Ok(done);
+            }
+            database.abandon();
         }
-        let pass = pass(&self.paths, self.clock, &mut database, &|| stop.is_asked())?;
-        Ok(Reconciled { number: identity.number, versions: database.count()?, ..pass })
     }
 
     /// Builds an index aside and renames it to its place.
@@ -121,9 +129,8 @@ fn pass(
 ) -> Result<Reconciled, IndexError> {
     let mut done = Reconciled::default();
     let mut batch = Batch { paths, seen: Vec::new(), rows: 0 };
-    let go_on = || if should_stop() { Err(IndexError::Stopped) } else { Ok(()) };
     let found = |module: ModulePath| -> Result<ControlFlow<()>, IndexError> {
-        go_on()?;
+        go_on(should_stop)?;
         done.modules += 1;
         let stored = database.stored_stamp(module.as_str())?;
         match read_module(paths, &module, stored, clock) {
@@ -144,9 +151,9 @@ fn pass(
     batch.write(database, &mut done)?;
     let mut after = String::new();
     loop {
-        go_on()?;
+        go_on(should_stop)?;
         let modules = database.modules(&after, PAGE)?;
-        let Some(last) = modules.last() else { return Ok(done) };
+        let Some(last) = modules.last() else { break };
         after.clone_from(last);
         for module in modules {
             let is_there = match ModulePath::new(&module) {
@@ -166,6 +173,13 @@ fn pass(
         }
         batch.write(database, &mut done)?;
     }
+    marks::pass(paths, clock, database, should_stop)?;
+    Ok(done)
+}
+
+/// Fails if the pass should stop.
+pub(super) fn go_on(should_stop: &(dyn Fn() -> bool + Sync)) -> Result<(), IndexError> {
+    if should_stop() { Err(IndexError::Stopped) } else { Ok(()) }
 }
 
 /// Modules that were read and not written yet.
@@ -263,7 +277,7 @@ pub(super) fn read_version(
 
 /// Returns whether a file changed so long ago that another change would be visible. Uses the change time, which
 /// cannot be set back.
-fn has_settled(meta: &Metadata, now: SystemTime) -> bool {
+pub(super) fn has_settled(meta: &Metadata, now: SystemTime) -> bool {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
     let settled = i128::from(nanoseconds(meta.changed.0, meta.changed.1)) + SETTLED.as_nanos().cast_signed();
     settled < now.cast_signed()

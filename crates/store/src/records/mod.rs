@@ -9,6 +9,9 @@
 //! never published, and a version with a tombstone is never published at all. A stored version is nearly always read
 //! without its record; docs/format.md names the exceptions.
 //!
+//! A tombstone and its lifting are marks. Marks are ranked, so that deployments that send them to each other end with the
+//! same one (`mark`).
+//!
 //! A damaged record is an error and never counts as absent, because it may hold a tombstone.
 
 mod mark;
@@ -23,7 +26,7 @@ use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
 pub use self::mark::Mark;
-pub use self::record::{FailedLookup, Objection, Record, RecordedBy, Tombstone, Verdict};
+pub use self::record::{FailedLookup, Lift, Objection, Record, RecordedBy, Tombstone, Verdict};
 use crate::audit::Act;
 use crate::change::Change;
 use crate::files::{Stamp, TEXT_LIMIT, metadata, open_file, read_bounded};
@@ -85,7 +88,7 @@ impl Records<'_> {
     fn replace(&self, version: &ModuleVersion, record: &Record) -> Result<(), StoreError> {
         let store = self.0;
         let path = store.paths.record(version);
-        let versions = store.paths.records().join(Paths::versions_below_modules(version.path()));
+        let versions = store.paths.records_of(version.path());
         let below = store.paths.relative(&versions);
         if *record == Record::default() {
             let removed = durable::Folder::open(store.root(), below)
@@ -106,10 +109,10 @@ impl Records<'_> {
         Ok(())
     }
 
-    /// Removes the tombstone of the claimed version. Returns whether there was a tombstone.
+    /// Removes the tombstone of the claimed version, and records the lifting. Returns whether there was a tombstone.
     pub fn lift(&self, claim: &Claim) -> Result<bool, StoreError> {
         let Some(mut record) = self.of(claim)? else { return Ok(false) };
-        let was_removed = record.tombstone.take().is_some();
+        let was_removed = record.lift_own(self.0.origin.as_deref());
         if was_removed {
             self.0.note(Act::of_version("lift", claim.version()));
             self.0.with_reserve(|| self.write(claim, &record))?;
@@ -132,13 +135,13 @@ impl Records<'_> {
 
     /// Returns the state of the records of a module, with one system call.
     pub fn state(&self, module: &ModulePath) -> Result<RecordsState, StoreError> {
-        let folder = self.0.paths.records().join(Paths::versions_below_modules(module));
+        let folder = self.0.paths.records_of(module);
         Ok(RecordsState(Stamp::at(&folder)?))
     }
 
     /// Returns the versions of a module that have a record, ordered.
     pub fn versions(&self, module: &ModulePath) -> Result<Vec<Version>, StoreError> {
-        let folder = self.0.paths.records().join(Paths::versions_below_modules(module));
+        let folder = self.0.paths.records_of(module);
         if metadata(&folder)?.is_none() {
             return Ok(Vec::new());
         }
@@ -155,8 +158,19 @@ pub fn verdict_at(root: &Path, version: &ModuleVersion) -> Result<Option<Verdict
     Ok(parse(&path, &text)?.verdict)
 }
 
+/// Reads the mark in a record. `None` if there is none.
+pub(crate) fn mark_at(path: &Path) -> Result<Option<Mark>, StoreError> {
+    match read(path)? {
+        // Most records have no mark, so most are not parsed.
+        Some(text) if text.trim().is_empty() || text.contains("tombstone") || text.contains("lift") => {
+            Ok(parse(path, &text)?.mark())
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Lists the versions that have a record in a folder of `records/`.
-fn versions_with_record(folder: &Path) -> Result<Vec<Version>, StoreError> {
+pub(crate) fn versions_with_record(folder: &Path) -> Result<Vec<Version>, StoreError> {
     let mut versions = Vec::new();
     for entry in fs::read_dir(folder).at("list", folder)? {
         let name = entry.at("list", folder)?.file_name();
@@ -197,8 +211,17 @@ impl Paths {
     }
 
     pub(crate) fn record(&self, version: &ModuleVersion) -> PathBuf {
-        let folder = self.records().join(Self::versions_below_modules(version.path()));
-        folder.join(version.version().escaped() + SUFFIX)
+        Self::record_in(&self.records_of(version.path()), version.version())
+    }
+
+    /// Returns the folder of the records of a module.
+    pub(crate) fn records_of(&self, module: &ModulePath) -> PathBuf {
+        self.records().join(Self::versions_below_modules(module))
+    }
+
+    /// Returns the path of a record in the folder of its module.
+    pub(crate) fn record_in(folder: &Path, version: &Version) -> PathBuf {
+        folder.join(version.escaped() + SUFFIX)
     }
 }
 

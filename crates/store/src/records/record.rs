@@ -22,6 +22,9 @@ pub struct Record {
     /// The tombstone, if the version was removed for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<Tombstone>,
+    /// The lifting of the last tombstone, if there is no tombstone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lift: Option<Lift>,
     /// Keys of other releases, which are kept as they are.
     #[serde(flatten)]
     pub other: toml::Table,
@@ -96,12 +99,35 @@ pub struct Tombstone {
     /// The reason, which clients see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The name of the deployment that set it. `None` without a name, and in a record of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Its number among the marks of the version. `None` in a record of an earlier release: it counts as 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter: Option<u64>,
+}
+
+/// The lifting of a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lift {
+    /// The time of the lifting, RFC 3339 in UTC.
+    pub at: String,
+    /// The name of the deployment that lifted it. `None` without a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Its number among the marks of the version.
+    pub counter: u64,
 }
 
 impl Tombstone {
-    /// Returns a tombstone with the current time.
+    /// Returns a tombstone with the current time. It gets its number from the record.
     pub fn now(reason: Option<String>) -> Self {
-        Self { at: marker::now(), reason }
+        Self::new(marker::now(), reason)
+    }
+
+    /// Returns a tombstone with a time. It gets its number from the record.
+    pub fn new(at: String, reason: Option<String>) -> Self {
+        Self { at, reason, origin: None, counter: None }
     }
 }
 
@@ -189,6 +215,7 @@ impl Record {
         let had_any = self.h1.is_some() || self.gomod_h1.is_some() || self.verdict.is_some();
         *self = Self {
             tombstone: self.tombstone.take(),
+            lift: self.lift.take(),
             other: std::mem::take(&mut self.other),
             ..Self::default()
         };
@@ -211,6 +238,7 @@ pub(super) mod tests {
             verdict: Some(Verdict { database: "sum.example".into(), tree_size: 7, at: "t".into() }),
             failed_lookup: Some(FailedLookup::now()),
             tombstone: Some(Tombstone::now(Some("a secret\nin it".into()))),
+            lift: Some(Lift { at: "t".into(), origin: Some("paris".into()), counter: 3 }),
             other: toml::Table::from_iter([("later".to_owned(), toml::Value::Integer(3))]),
         }
     }

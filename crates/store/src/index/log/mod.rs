@@ -18,7 +18,7 @@ use stoa_gomod::{H1, ModuleVersion};
 
 use super::database::{Database, limit_of};
 use super::rows::Hashes;
-use super::{IndexError, StoreIndex};
+use super::{IndexError, StoreIndex, marks};
 use crate::files::Stamp;
 use crate::publish::hash_of_mod;
 use crate::seal::read_seal;
@@ -252,13 +252,7 @@ pub(super) fn sealed_hashes(folder: &Path) -> Result<Hashes, StoreError> {
 fn read(row: &Row<'_>) -> rusqlite::Result<Found> {
     let is_mark: bool = row.get(3)?;
     let kind = if is_mark {
-        LogKind::Marked(Mark {
-            is_lifted: row.get(9)?,
-            origin: row.get(10)?,
-            counter: row.get::<_, i64>(11)?.cast_unsigned(),
-            at: row.get(12)?,
-            reason: row.get(13)?,
-        })
+        LogKind::Marked(marks::read(row, 9)?)
     } else {
         // A hash that does not parse is read again.
         let hash = |at: usize| -> rusqlite::Result<Option<H1>> {
