@@ -257,7 +257,7 @@ struct Pass<'a> {
 
 /// The result for one version.
 enum One {
-    Adopted(Option<Manifest>),
+    Adopted(Option<Box<Manifest>>),
     Saving(Found),
     Incomplete(Found, String),
 }
@@ -332,7 +332,7 @@ impl Pass<'_> {
             match versions.look_at_athens(&version, None).await? {
                 AthensVersion::Whole(content, saved) => {
                     let held = versions.adopt_unchecked(&version, *content, saved).await?;
-                    self.done(One::Adopted(held.map(|held| held.document)));
+                    self.done(One::Adopted(held.map(|held| Box::new(held.document))));
                 }
                 AthensVersion::Saving => self.moved.in_progress += 1,
                 AthensVersion::Incomplete(_) if self.locked.contains(&version) => self.moved.in_progress += 1,
@@ -348,7 +348,7 @@ async fn adopt(versions: &Versions, (version, files): Found) -> Result<One, Buck
     match versions.look_at_athens(&version, Some(&files)).await? {
         AthensVersion::Whole(content, saved) => {
             let held = versions.adopt_unchecked(&version, *content, saved).await?;
-            Ok(One::Adopted(held.map(|held| held.document)))
+            Ok(One::Adopted(held.map(|held| Box::new(held.document))))
         }
         AthensVersion::Saving => Ok(One::Saving((version, files))),
         AthensVersion::Incomplete(reason) => Ok(One::Incomplete((version, files), reason)),
