@@ -61,6 +61,7 @@ impl Proxy {
 
     /// Answers with an info or a mod.
     pub(super) async fn small(&self, client: Client<'_>, permit: Permit<'_>, file: SmallFile) -> Response {
+        let mut asks_peers = true;
         for attempt in 1..=ATTEMPTS {
             let ready = async {
                 self.compare_stored(permit).await?;
@@ -83,7 +84,7 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return forbidden(permit.version(), &error),
             }
-            let source = self.source(client, permit).await;
+            let source = if asks_peers { self.source(client, permit).await } else { None };
             let (permit, expected) = with_source(permit, source.as_ref());
             let places = match self.places(client, permit, file.into()).await {
                 Ok(places) => places,
@@ -96,6 +97,10 @@ impl Proxy {
             };
             let may_try_again =
                 MayTryAgain { is_joined: waiter.is_joined(), mode: permit.rule().mode, attempt };
+            // The hashes of a peer bind only what the peer sends. A flight that began for the queue may have them too.
+            let of_peer = |error: &Unavailable| {
+                asks_peers && (source.is_some() || matches!(error, Unavailable::Unexpected { .. }))
+            };
             let arrival = waiter.small(file).await;
             match arrival {
                 Ok(Arrival::Early(bytes)) => {
@@ -108,6 +113,7 @@ impl Proxy {
                 }
                 Ok(Arrival::Stored) => {}
                 Err(error) if may_try_again.after(&error) => {}
+                Err(error) if of_peer(&error) => asks_peers = false,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
@@ -267,6 +273,7 @@ impl Proxy {
     /// Answers with a zip.
     pub(super) async fn zip(&self, client: Client<'_>, permit: Permit<'_>) -> Response {
         let version = permit.version();
+        let mut asks_peers = true;
         for attempt in 1..=ATTEMPTS {
             let ready = async {
                 self.compare_stored(permit).await?;
@@ -301,7 +308,7 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return store_failed(version, error),
             }
-            let source = self.source(client, permit).await;
+            let source = if asks_peers { self.source(client, permit).await } else { None };
             let (permit, expected) = with_source(permit, source.as_ref());
             let places = match self.places(client, permit, VersionFile::Zip).await {
                 Ok(places) => places,
@@ -314,10 +321,18 @@ impl Proxy {
             };
             let may_try_again =
                 MayTryAgain { is_joined: waiter.is_joined(), mode: permit.rule().mode, attempt };
+            // The hashes of a peer bind only what the peer sends. A flight that began for the queue may have them too.
+            let of_peer = |error: &Unavailable| {
+                asks_peers && (source.is_some() || matches!(error, Unavailable::Unexpected { .. }))
+            };
             if client.wants_whole() {
                 match waiter.stored().await {
                     Ok(()) => continue,
                     Err(error) if may_try_again.after(&error) => continue,
+                    Err(error) if of_peer(&error) => {
+                        asks_peers = false;
+                        continue;
+                    }
                     Err(error) => return Problem::Failed(&error, Subject::File).answer(),
                 }
             }
@@ -330,6 +345,7 @@ impl Proxy {
                 }
                 Ok(Arrival::Stored) => {}
                 Err(error) if may_try_again.after(&error) => {}
+                Err(error) if of_peer(&error) => asks_peers = false,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }

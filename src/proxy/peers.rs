@@ -3,6 +3,8 @@
 //! A request that a peer has signed is answered from the store and the bucket only, so that peers cannot wait for each
 //! other, and nobody fetches private modules by the credentials of this deployment. The key `offer` decides about each.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
@@ -46,6 +48,13 @@ impl Proxy {
     {
         let Some(replication) = &self.replication else { return Problem::UnknownAddress.answer() };
         let (head, body) = request.into_parts();
+        let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+        let target = target.strip_prefix(self.base_path.as_str()).unwrap_or(target);
+        // Before the body, which strangers could send slowly.
+        let (peer, body_sha256) = match authenticate(replication, &head.method, target, &head.headers) {
+            Ok(peer) => peer,
+            Err(refusal) => return refused(&refusal),
+        };
         let body = match tokio::time::timeout(BODY_LIMIT, Limited::new(body, MAX_BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
@@ -55,12 +64,9 @@ impl Proxy {
                 return text(StatusCode::BAD_REQUEST, "bad request: the body is incomplete");
             }
         };
-        let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-        let target = target.strip_prefix(self.base_path.as_str()).unwrap_or(target);
-        let peer = match authenticate(replication, &head.method, target, &head.headers, &body) {
-            Ok(peer) => peer,
-            Err(refusal) => return refused(&refusal),
-        };
+        if sha256(&body) != body_sha256 {
+            return refused(&Refusal::Forged(peer.name.clone()));
+        }
         let path = head.uri.path();
         let below = path.strip_prefix(self.base_path.as_str()).unwrap_or(path);
         if below.starts_with(PREFIX) {
@@ -104,16 +110,17 @@ fn module_of(address: &Address) -> Option<&ModulePath> {
     }
 }
 
+/// Returns the peer that has signed a request, and the hash that its body must have.
 fn authenticate(
     replication: &Replication,
     method: &Method,
     target: &str,
     headers: &HeaderMap,
-    body: &Bytes,
-) -> Result<std::sync::Arc<Peer>, Refusal> {
+) -> Result<(Arc<Peer>, [u8; 32]), Refusal> {
     let (gatekeeper, now_ms) = replication.gatekeeper();
     let authorization = signature(headers).ok_or(Refusal::Malformed)?;
-    gatekeeper.check(method.as_str(), target, authorization, sha256(body), now_ms).cloned()
+    let (peer, body_sha256) = gatekeeper.check(method.as_str(), target, authorization, now_ms)?;
+    Ok((Arc::clone(peer), body_sha256))
 }
 
 fn refused(refusal: &Refusal) -> Response {

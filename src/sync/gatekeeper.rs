@@ -105,16 +105,16 @@ impl Gatekeeper {
         signature::is_of_peer(authorization)
     }
 
-    /// Returns the peer that sent a request. `target` is the path with the query, relative to the base path of this server.
+    /// Returns the peer that sent a request, and the hash that its body must have. `target` is the path with the query,
+    /// relative to the base path of this server.
     pub fn check(
         &self,
         method: &str,
         target: &str,
         authorization: &str,
-        body_sha256: [u8; 32],
         now_ms: i64,
-    ) -> Result<&Arc<Peer>, Refusal> {
-        let Credential { from, to, time_ms, nonce, mac } =
+    ) -> Result<(&Arc<Peer>, [u8; 32]), Refusal> {
+        let Credential { from, to, time_ms, nonce, body_sha256, mac } =
             Credential::parse(authorization).ok_or(Refusal::Malformed)?;
         if to != self.own {
             return Err(Refusal::OtherReceiver(to.to_owned()));
@@ -131,7 +131,7 @@ impl Gatekeeper {
             return Err(Refusal::WrongTime { peer: sender(), by_ms, header });
         }
         match lock(&known.nonces).use_up(nonce, now_ms) {
-            Ok(()) => Ok(&known.peer),
+            Ok(()) => Ok((&known.peer, body_sha256)),
             Err(Unusable::Used) => Err(Refusal::Replayed(sender())),
             Err(Unusable::Full(retry_after)) => Err(Refusal::TooMany { peer: sender(), retry_after }),
         }
@@ -163,7 +163,7 @@ mod tests {
     fn answer_at(signed_ms: i64, now_ms: i64) -> Result<(), Refusal> {
         let hash = sha256(b"");
         let signed = signer("a", "b", SECRET).authorization("GET", "/m", hash, Nonce::random(), signed_ms);
-        gatekeeper().check("GET", "/m", &signed, hash, now_ms).map(drop)
+        gatekeeper().check("GET", "/m", &signed, now_ms).map(drop)
     }
 
     #[test]
@@ -172,7 +172,8 @@ mod tests {
         for (from, secret) in [("a", SECRET), ("c", OTHER)] {
             let value = signer(from, "b", secret).authorization("POST", "/m?x", hash, Nonce::random(), NOW);
             assert!(Gatekeeper::concerns(&value));
-            assert_eq!(gate.check("POST", "/m?x", &value, hash, NOW).unwrap().name, from);
+            let (sender, body) = gate.check("POST", "/m?x", &value, NOW).unwrap();
+            assert_eq!((sender.name.as_str(), body), (from, hash));
         }
     }
 
@@ -180,31 +181,31 @@ mod tests {
     fn a_signature_is_of_one_request() {
         let (gate, hash) = (gatekeeper(), sha256(b"x"));
         let value = signer("a", "b", SECRET).authorization("POST", "/m", hash, Nonce::random(), NOW);
-        for (method, target, body) in
-            [("GET", "/m", hash), ("POST", "/n", hash), ("POST", "/m?", hash), ("POST", "/m", sha256(b"y"))]
-        {
-            let refused = gate.check(method, target, &value, body, NOW).unwrap_err();
+        for (method, target) in [("GET", "/m"), ("POST", "/n"), ("POST", "/m?")] {
+            let refused = gate.check(method, target, &value, NOW).unwrap_err();
             assert_eq!(refused, Refusal::Forged("a".to_owned()), "{method} {target}");
         }
         for (part, other) in
             [(NOW.to_string(), (NOW + 1).to_string()), ("nonce=\"".into(), "nonce=\"0".into())]
         {
             let forged = value.replacen(&part, &other, 1);
-            assert!(gate.check("POST", "/m", &forged, hash, NOW).is_err(), "{forged}");
+            assert!(gate.check("POST", "/m", &forged, NOW).is_err(), "{forged}");
         }
+        let of_other_body =
+            signer("a", "b", SECRET).authorization("POST", "/m", sha256(b"y"), Nonce::random(), NOW);
+        let part_of = |value: &str| value.split_once("body=\"").unwrap().1[..64].to_owned();
+        let forged = value.replace(&part_of(&value), &part_of(&of_other_body));
+        assert_eq!(gate.check("POST", "/m", &forged, NOW).unwrap_err(), Refusal::Forged("a".to_owned()));
         let mac = value.trim_end_matches('"').rsplit_once('"').unwrap().1;
         let forged = value.replace(mac, &"0".repeat(64));
-        assert_eq!(
-            gate.check("POST", "/m", &forged, hash, NOW).unwrap_err(),
-            Refusal::Forged("a".to_owned())
-        );
-        gate.check("POST", "/m", &value, hash, NOW).expect("no refused request has used up the nonce");
+        assert_eq!(gate.check("POST", "/m", &forged, NOW).unwrap_err(), Refusal::Forged("a".to_owned()));
+        gate.check("POST", "/m", &value, NOW).expect("no refused request has used up the nonce");
     }
 
     #[test]
     fn a_request_for_another_deployment_is_refused() {
         let (gate, hash) = (gatekeeper(), sha256(b""));
-        let check = |value: &str| gate.check("GET", "/m", value, hash, NOW).unwrap_err();
+        let check = |value: &str| gate.check("GET", "/m", value, NOW).unwrap_err();
         let signed = |own: &str, to: &str, secret: &str| {
             signer(own, to, secret).authorization("GET", "/m", hash, Nonce::random(), NOW)
         };
@@ -235,7 +236,7 @@ mod tests {
     fn a_request_is_accepted_once() {
         let (gate, hash) = (gatekeeper(), sha256(b""));
         let value = signer("a", "b", SECRET).authorization("GET", "/m", hash, Nonce::random(), NOW);
-        let check = |now_ms| gate.check("GET", "/m", &value, hash, now_ms).map(drop);
+        let check = |now_ms| gate.check("GET", "/m", &value, now_ms).map(drop);
         check(NOW - WINDOW_MS).unwrap();
         for now in [NOW - WINDOW_MS, NOW, NOW + WINDOW_MS] {
             assert_eq!(check(now), Err(Refusal::Replayed("a".to_owned())), "{now}");
@@ -262,7 +263,7 @@ mod tests {
         for wrong in [NOW - 7_200_000, NOW + 7_200_000] {
             let nonce = Nonce::random();
             let first = signer.authorization("GET", "/m", hash, nonce, wrong);
-            let Err(Refusal::WrongTime { header, .. }) = gate.check("GET", "/m", &first, hash, NOW) else {
+            let Err(Refusal::WrongTime { header, .. }) = gate.check("GET", "/m", &first, NOW) else {
                 panic!("the time is right");
             };
             assert!(
@@ -271,7 +272,7 @@ mod tests {
             );
             assert!(signer.learn_time(nonce, &header, wrong));
             let second = signer.authorization("GET", "/m", hash, Nonce::random(), wrong);
-            gate.check("GET", "/m", &second, hash, NOW).unwrap();
+            gate.check("GET", "/m", &second, NOW).unwrap();
         }
     }
 

@@ -79,17 +79,18 @@ impl Replication {
         let (peer, has_bucket) = (Arc::clone(&link.peer), self.services.tier.is_some());
         let queued = self
             .off_runtime(move |store| {
-                let (mut work, mut done) = (Vec::new(), Vec::new());
+                let (mut work, mut here, mut differing) = (Vec::new(), Vec::new(), Vec::new());
                 for event in &batch.events {
                     let Some(queued) = event.queued(&peer) else { continue };
                     match meaning(store, &peer.name, &queued, has_bucket)? {
                         Meaning::Work => work.push(queued),
-                        Meaning::Done => done.push(queued),
+                        Meaning::Here => here.push(queued),
+                        Meaning::Differs => differing.push(queued),
                         Meaning::Nothing => {}
                     }
                 }
                 let pointer = batch.pointer.as_ref().map(|(index, seq)| (index.as_str(), *seq));
-                Ok(store.peers().take_in(&peer.name, pointer, &work, &done)?)
+                Ok(store.peers().take_in(&peer.name, pointer, &work, &here, &differing)?)
             })
             .await?;
         if queued > 0 {
@@ -104,7 +105,9 @@ impl Replication {
 enum Meaning {
     Work,
     /// The version is here.
-    Done,
+    Here,
+    /// The version is here, with other content.
+    Differs,
     Nothing,
 }
 
@@ -116,13 +119,13 @@ fn meaning(store: &Store, peer: &str, queued: &Queued, has_bucket: bool) -> Resu
     };
     Ok(match standing(store, &queued.version, h1, has_bucket)? {
         Standing::Missing => Meaning::Work,
-        Standing::Here => Meaning::Done,
+        Standing::Here => Meaning::Here,
         Standing::Forbidden => Meaning::Nothing,
         Standing::Differs(ours) => {
             if let Some(theirs) = h1 {
                 note_conflict(store, peer, &queued.version, &ours, theirs)?;
             }
-            Meaning::Nothing
+            Meaning::Differs
         }
     })
 }

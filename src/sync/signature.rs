@@ -90,6 +90,8 @@ pub(super) struct Credential<'a> {
     pub(super) to: &'a str,
     pub(super) time_ms: i64,
     pub(super) nonce: Nonce,
+    /// The hash of the body, so that a receiver checks the rest before it reads the body.
+    pub(super) body_sha256: [u8; 32],
     pub(super) mac: [u8; 32],
 }
 
@@ -100,9 +102,10 @@ impl<'a> Credential<'a> {
         let (from, rest) = rest.split_once("\", to=\"")?;
         let (to, rest) = rest.split_once("\", time=")?;
         let (time, rest) = rest.split_once(", nonce=\"")?;
-        let (nonce, rest) = rest.split_once("\", mac=\"")?;
-        let mac = unhex(rest.strip_suffix('"')?)?;
-        Some(Self { from, to, time_ms: millis(time)?, nonce: nonce.parse().ok()?, mac })
+        let (nonce, rest) = rest.split_once("\", body=\"")?;
+        let (body, rest) = rest.split_once("\", mac=\"")?;
+        let (body_sha256, mac) = (unhex(body)?, unhex(rest.strip_suffix('"')?)?);
+        Some(Self { from, to, time_ms: millis(time)?, nonce: nonce.parse().ok()?, body_sha256, mac })
     }
 }
 
@@ -142,7 +145,10 @@ impl Signer {
         let time_ms = now_ms.saturating_add(self.offset_ms.load(Ordering::Relaxed)).max(0);
         let signed = Signed { method, target, from, to, time_ms, nonce };
         let mac = hex(hmac::sign(&self.key, signed.text(body_sha256).as_bytes()).as_ref());
-        format!("{SCHEME} from=\"{from}\", to=\"{to}\", time={time_ms}, nonce=\"{nonce}\", mac=\"{mac}\"")
+        let body = hex(&body_sha256);
+        format!(
+            "{SCHEME} from=\"{from}\", to=\"{to}\", time={time_ms}, nonce=\"{nonce}\", body=\"{body}\", mac=\"{mac}\""
+        )
     }
 
     /// Learns the time of the peer from the header [`PEER_TIME`] of its answer to the request with the nonce. Returns
@@ -216,7 +222,8 @@ mod tests {
         let hash = sha256(br#"{"pointers":{}}"#);
         let value = signer.authorization("POST", "/sync/v1/events", hash, nonce(), NOW);
         let expected = format!(
-            r#"Stoa-Peer from="a.example", to="b.example", time={NOW}, nonce="{NONCE}", mac="{MAC}""#
+            r#"Stoa-Peer from="a.example", to="b.example", time={NOW}, nonce="{NONCE}", body="{}", mac="{MAC}""#,
+            hex(&hash)
         );
         assert_eq!(value, expected);
         let read = Credential::parse(&value).unwrap();

@@ -70,7 +70,9 @@ impl Checking {
             let authorization = request.header("authorization").unwrap_or_default();
             let body = if request.method == "POST" { sha256(b"{}") } else { sha256(b"") };
             let now = clock.now_ms() + clock_ms;
-            if let Err(refusal) = gatekeeper.check(&request.method, target, authorization, body, now) {
+            let checked = gatekeeper.check(&request.method, target, authorization, now);
+            assert!(checked.as_ref().is_ok_and(|(_, hash)| *hash == body) || checked.is_err());
+            if let Err(refusal) = checked {
                 noted.lock().unwrap().push(refusal.clone());
                 let time = match refusal {
                     Refusal::WrongTime { header, .. } => format!("{PEER_TIME}: {header}\r\n"),
@@ -159,7 +161,7 @@ async fn a_peer_that_never_accepts_the_time_is_asked_twice() {
     let server = Upstream::with(move |request| {
         let authorization = request.header("authorization").unwrap();
         let now = 1_000_000_000 * counted.fetch_add(1, Ordering::SeqCst) as i64;
-        let refused = gatekeeper.check("GET", &request.path, authorization, sha256(b""), now).unwrap_err();
+        let refused = gatekeeper.check("GET", &request.path, authorization, now).unwrap_err();
         let Refusal::WrongTime { header, .. } = refused else { panic!("{refused}") };
         Script::Raw(head(401, &format!("{PEER_TIME}: {header}\r\nContent-Length: 0\r\n")))
     });

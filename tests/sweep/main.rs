@@ -14,6 +14,7 @@ mod answers;
 mod carry;
 mod check;
 mod migrate;
+mod peers;
 mod removal;
 mod store;
 
@@ -23,6 +24,7 @@ fn main() {
         ("carry", testkit::slow(carry::cases())),
         ("check", testkit::slow(check::cases())),
         ("migrate", testkit::slow(migrate::cases())),
+        ("peers", testkit::slow(peers::cases())),
         ("removal", testkit::slow(removal::cases())),
         ("store", testkit::slow(store::cases())),
     ];

@@ -58,12 +58,23 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str
 
 /// Asks with a body.
 pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    try_send(address, method, path, headers, body).unwrap()
+}
+
+/// Asks a server that may be gone, with a body.
+pub fn try_send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Reply> {
     let length = body.len().to_string();
     let headers: Vec<_> = headers.iter().copied().chain([("Content-Length", length.as_str())]).collect();
-    let mut conversation = Conversation::begin(address, method, path, "HTTP/1.1", &headers);
+    let mut conversation = Conversation::try_begin(address, method, path, "HTTP/1.1", &headers)?;
     // A server may answer before it has read everything, and close the connection.
     let _ = conversation.reader.get_mut().write_all(body);
-    conversation.finish()
+    Ok(conversation.finish())
 }
 
 /// A request whose answer is read step by step.

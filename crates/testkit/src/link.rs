@@ -15,7 +15,8 @@ pub struct Link {
 }
 
 struct Shared {
-    target: SocketAddr,
+    /// The servers, which get the requests in turn.
+    targets: Vec<SocketAddr>,
     state: Mutex<State>,
 }
 
@@ -51,9 +52,14 @@ impl Recorded {
 impl Link {
     /// Starts a line to a server, which may start later.
     pub fn to(target: SocketAddr) -> Self {
+        Self::among(&[target])
+    }
+
+    /// Starts a line to several servers, each of which gets the next request.
+    pub fn among(targets: &[SocketAddr]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let shared = Arc::new(Shared { target, state: Mutex::default() });
+        let shared = Arc::new(Shared { targets: targets.to_vec(), state: Mutex::default() });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -153,15 +159,16 @@ impl Shared {
         head.push_str("Connection: close\r\n\r\n");
         recorded.body.resize(length, 0);
         reader.read_exact(&mut recorded.body)?;
-        {
+        let target = {
             let mut state = self.state();
             let is_lost = state.is_cut || state.lost.iter().any(|part| recorded.path.contains(part));
             state.requests.push(recorded.clone());
             if is_lost {
                 return Ok(());
             }
-        }
-        let mut server = TcpStream::connect(self.target)?;
+            self.targets[state.requests.len() % self.targets.len()]
+        };
+        let mut server = TcpStream::connect(target)?;
         {
             let mut state = self.state();
             state.open.retain(|stream| stream.take_error().is_ok() && stream.peer_addr().is_ok());

@@ -41,7 +41,9 @@ impl Signer {
         let body = hex(&Sha256::digest(body));
         let text = format!("stoa-peer-v1\n{method}\n{target}\n{from}\n{to}\n{time}\n{nonce}\n{body}");
         let mac = hex(&hmac(&self.secret, text.as_bytes()));
-        format!("Stoa-Peer from=\"{from}\", to=\"{to}\", time={time}, nonce=\"{nonce}\", mac=\"{mac}\"")
+        format!(
+            "Stoa-Peer from=\"{from}\", to=\"{to}\", time={time}, nonce=\"{nonce}\", body=\"{body}\", mac=\"{mac}\""
+        )
     }
 
     /// Takes over the clock of a server that refused a request because of its time. The header must be signed.

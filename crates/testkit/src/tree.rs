@@ -38,12 +38,13 @@ pub fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
 
 /// Names and contents alone, without what differs from run to run: times, the content of the marker, of the
 /// lock and of the reserve, the lines of the audit log, the unique part of names in quarantine, when an answer in the cache was got or
-/// a version was forbidden, and the index and the notes of last use, whose bytes tell how they came to be.
+/// a version was forbidden, and the index, the notes of last use and the queue of
+/// the peers, whose bytes tell how they came to be.
 pub fn shape(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     snapshot(root)
         .into_iter()
         .filter(|(path, _)| !path.starts_with("index") || path.iter().count() == 1)
-        .filter(|(path, _)| !path.starts_with("cache/last-use"))
+        .filter(|(path, _)| !path.starts_with("cache/last-use") && !path.starts_with("cache/peers"))
         .map(|(path, entry)| {
             let top = path.iter().next().and_then(|name| name.to_str()).unwrap_or_default();
             match top {

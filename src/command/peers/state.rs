@@ -85,7 +85,7 @@ struct PeerEvent<'a> {
 impl<'a> PeerEvent<'a> {
     fn new(table: &'a PeerTable, state: PeerState, now_ms: i64) -> Self {
         let is_failing = state.error_at.is_some_and(|at| state.contact_at.is_none_or(|contact| at > contact));
-        let unread = state.their_last.unwrap_or_default().saturating_sub(state.pointer.unwrap_or_default());
+        let unread = unread(state.their_last.unwrap_or_default(), state.pointer.unwrap_or_default());
         let lag_events = unread + state.queued;
         let standing = match () {
             () if !table.pull() => Standing::NotPulled,
@@ -113,6 +113,15 @@ impl<'a> PeerEvent<'a> {
             pointer: state.pointer,
             current: state.their_last,
         }
+    }
+}
+
+/// Returns the number of events after a pointer.
+fn unread(last: u64, pointer: u64) -> u64 {
+    match last.saturating_sub(pointer) {
+        0 => 0,
+        // The numbers in a log jump by 2^32 after a start of the machine.
+        difference => (difference & u64::from(u32::MAX)).max(1),
     }
 }
 
@@ -151,6 +160,20 @@ fn humantime(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_jump_of_the_numbers_is_no_event() {
+        for (last, pointer, count) in [
+            (7, 7, 0),
+            (7, 9, 0),
+            (9, 7, 2),
+            ((1 << 32) + 9, 7, 2),
+            ((1 << 32) + 7, 7, 1),
+            ((3 << 32) + 9, 7, 2),
+        ] {
+            assert_eq!(unread(last, pointer), count, "{last} {pointer}");
+        }
+    }
 
     #[test]
     fn an_age_has_two_units() {

@@ -1,7 +1,14 @@
 //! Deployments that exchange their versions: real servers, each with an upstream of its own, and lines between them that
 //! lose requests.
 
+mod bucket;
 mod command;
+mod conflicts;
+mod history;
+mod lying;
+mod refused;
+mod review;
+mod ring;
 
 use std::fmt::Write;
 use std::fs;
@@ -12,13 +19,31 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::upstream::Upstream;
+use testkit::link::Link;
+use testkit::server::Server;
+use testkit::signing::Signer;
+use testkit::upstream::{Module, Upstream};
 use testkit::{Case, STOA, ports, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let all = [command::cases()];
+    let all = [
+        bucket::cases(),
+        command::cases(),
+        conflicts::cases(),
+        history::cases(),
+        lying::cases(),
+        refused::cases(),
+        review::cases(),
+        ring::cases(),
+    ];
     all.into_iter().flatten().collect()
 }
+
+/// A pause between pulls that no test waits for.
+const NEVER: &str = "interval = \"1h\"";
+
+/// Pulls that follow each other closely.
+const OFTEN: &str = "interval = \"1s\"";
 
 /// A deployment: a store with one server, and an upstream that nobody else has.
 struct Site {
@@ -27,6 +52,8 @@ struct Site {
     address: SocketAddr,
     upstream: Upstream,
     peers: String,
+    variables: Vec<(String, String)>,
+    server: Option<Server>,
 }
 
 /// Returns the secret of two deployments.
@@ -43,6 +70,8 @@ impl Site {
             address: ports::free(),
             upstream: Upstream::start(),
             peers: String::new(),
+            variables: Vec::new(),
+            server: None,
         }
     }
 
@@ -81,8 +110,25 @@ impl Site {
         for name in ["GOPROXY", "STOA_STORE", "STOA_UPSTREAM", "GOSUMDB", "GOPRIVATE", "GONOSUMDB"] {
             command.env_remove(name);
         }
-        command.env("GOENV", "off");
+        command.env("GOENV", "off").envs(self.variables.iter().cloned());
         command
+    }
+
+    fn start(&mut self) {
+        assert!(self.server.is_none(), "{} runs already", self.name);
+        let server = Server::start_with(&mut self.command(&["serve"]));
+        // Requests that were signed before this answer may be older than the server.
+        assert_eq!(server.get("/healthz").0, 200);
+        self.server = Some(server);
+    }
+
+    /// Kills the server.
+    fn kill(&mut self) {
+        self.server = None;
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("the server runs")
     }
 
     /// Runs `stoa` to its end.
@@ -104,6 +150,13 @@ impl Site {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// Returns the state of a peer, as `stoa peers` prints it.
+    #[track_caller]
+    fn peer(&self, name: &str) -> Value {
+        let all = self.json(&["peers"]);
+        all.into_iter().find(|line| line["peer"] == name).expect("the peer is listed")
+    }
+
     /// Returns the conflicts, as `stoa peers conflicts` prints them.
     #[track_caller]
     fn conflicts(&self) -> Vec<Value> {
@@ -111,4 +164,58 @@ impl Site {
         all.pop();
         all
     }
+
+    /// Offers a version at the upstream, and lets a client ask the server for it.
+    #[track_caller]
+    fn publish(&self, pair: &str) -> Module {
+        let module = self.upstream.offer(pair, 1000);
+        let (status, body) = self.server().get(&module.path("zip"));
+        assert!(status == 200 && body == module.zip, "{status} {}", String::from_utf8_lossy(&body));
+        module
+    }
+
+    /// Returns the zip of a version in the store.
+    fn stored(&self, module: &Module) -> Option<Vec<u8>> {
+        let (path, version) = (module.version.path().escaped(), module.version.version().escaped());
+        fs::read(self.store().join(format!("modules/{path}/@v/{version}/zip"))).ok()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, module: &Module) {
+        let what = format!("{} has {}", self.name, module.version);
+        testkit::until(&what, || self.stored(module).is_some());
+        assert!(self.stored(module).as_ref() == Some(&module.zip), "{what}, but with other bytes");
+    }
+
+    /// Waits until everything of a peer is here.
+    #[track_caller]
+    fn wait_until_current(&self, peer: &str) {
+        testkit::until(&format!("{} is current with {peer}", self.name), || {
+            self.peer(peer)["state"] == "current"
+        });
+    }
+
+    /// Returns the versions that the server lists.
+    fn list(&self, module: &Module) -> Vec<String> {
+        let (_, body) = self.server().get(&format!("/{}/@v/list", module.version.path().escaped()));
+        String::from_utf8(body).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Signs requests to this deployment for one of its peers.
+    fn signer(&self, from: &str) -> Signer {
+        Signer::new(from, &self.name, &secret(&self.name, from))
+    }
+}
+
+/// Makes two deployments peers of each other. Returns the lines from the first to the second, and back.
+fn connect(one: &mut Site, other: &mut Site, lines: &[&str]) -> (Link, Link) {
+    let (there, back) = (Link::to(other.address), Link::to(one.address));
+    one.add_peer(&other.name, there.url(), lines);
+    other.add_peer(&one.name, back.url(), lines);
+    (there, back)
+}
+
+/// Returns the URL of a deployment.
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
 }

@@ -139,8 +139,8 @@ impl Peers<'_> {
         self.write(|database| state::replace_pointers(database, peer, pointers, now))
     }
 
-    /// Queues events of a peer and moves the pointer for one of its indexes, in one transaction. `done` are events whose
-    /// version is here. Returns the number of events that are new in the queue.
+    /// Queues events of a peer and moves the pointer for one of its indexes, in one transaction. `here` are events whose
+    /// version is here, `differing` those whose version is here with other content. Both are done. Returns the number of events that are new in the queue.
     ///
     /// A version has at most one published event and one mark of each peer in the queue. An event that is queued already
     /// keeps its attempts, unless it differs. A mark that is lower than the queued one is left out.
@@ -149,10 +149,11 @@ impl Peers<'_> {
         peer: &str,
         pointer: Option<(&str, u64)>,
         events: &[Queued],
-        done: &[Queued],
+        here: &[Queued],
+        differing: &[Queued],
     ) -> Result<u64, PeersError> {
         let now = now();
-        self.write(|database| queue::take_in(database, peer, pointer, events, done, now))
+        self.write(|database| queue::take_in(database, peer, pointer, events, (here, differing), now))
     }
 
     /// Returns up to `limit` queued events of a peer that are due, the longest due first, with the number of their attempts.
@@ -175,7 +176,7 @@ impl Peers<'_> {
         self.write(|database| queue::forget(database, version))
     }
 
-    /// Removes an event from the queue.
+    /// Notes that the published event of a peer is done, or removes its mark.
     pub fn finish_row(&self, peer: &str, version: &ModuleVersion, is_mark: bool) -> Result<(), PeersError> {
         self.write(|database| queue::finish_row(database, peer, version, is_mark))
     }
@@ -212,7 +213,7 @@ impl Peers<'_> {
     }
 
     /// Returns the peers that have a version, with the hashes of its zip and its go.mod as they named them. Events that are
-    /// done or parked count too, the latter last.
+    /// done count too, parked ones do not.
     pub fn sources(&self, version: &ModuleVersion) -> Result<Vec<PeerSource>, PeersError> {
         self.read(|database| queue::sources(database, version))
     }

@@ -83,7 +83,7 @@ pub(super) fn take_in(
     peer: &str,
     pointer: Option<(&str, u64)>,
     events: &[Queued],
-    done: &[Queued],
+    (here, differing): (&[Queued], &[Queued]),
     now: i64,
 ) -> rusqlite::Result<u64> {
     let transaction = database.begin()?;
@@ -93,9 +93,12 @@ pub(super) fn take_in(
     for event in events {
         added += u64::from(put(database, peer, index, event, 0, now)?);
     }
-    for event in done {
+    for event in here {
         put(database, peer, index, event, DONE, now)?;
         state::settle_conflict(database, peer, &event.version)?;
+    }
+    for event in differing {
+        put(database, peer, index, event, DONE, now)?;
     }
     if let Some((index, seq)) = pointer {
         state::move_pointer(database, peer, index, seq, now)?;
@@ -222,12 +225,16 @@ pub(super) fn finish_row(
     version: &ModuleVersion,
     is_mark: bool,
 ) -> rusqlite::Result<()> {
+    let sql = match is_mark {
+        true => "DELETE FROM queue WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = 1 AND ?4",
+        false => {
+            "UPDATE queue SET is_parked = ?4 WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = 0"
+        }
+    };
     database
         .connection
-        .prepare_cached(
-            "DELETE FROM queue WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4",
-        )?
-        .execute(params![peer, version.path().as_str(), version.version().as_str(), is_mark])
+        .prepare_cached(sql)?
+        .execute(params![peer, version.path().as_str(), version.version().as_str(), DONE])
         .map(drop)
 }
 
@@ -298,7 +305,8 @@ pub(super) fn sources(database: &Database, version: &ModuleVersion) -> rusqlite:
         .connection
         .prepare_cached(
             "SELECT peer, h1, gomod_h1 FROM queue WHERE module = ?1 AND version = ?2 AND is_mark = 0
-                ORDER BY is_parked = 1, attempts, peer",
+                AND is_parked <> 1
+                ORDER BY attempts, peer",
         )?
         .query_map([version.path().as_str(), version.version().as_str()], |row| {
             Ok((row.get(0)?, hash(row, 1)?, hash(row, 2)?))

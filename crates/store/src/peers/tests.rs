@@ -44,7 +44,7 @@ fn events_are_queued_with_their_pointer() {
     assert_eq!(peers.state("b").unwrap(), PeerState::default());
     assert!(!fixture.dir.path().join("cache/peers").exists(), "a query creates nothing");
     let events = [fetch(M, 3), fetch(N, 4), mark(M, 2, "c")];
-    assert_eq!(peers.take_in("b", Some(("index", 4)), &events, &[]).unwrap(), 3);
+    assert_eq!(peers.take_in("b", Some(("index", 4)), &events, &[], &[]).unwrap(), 3);
     assert_eq!(peers.pointers("b").unwrap(), BTreeMap::from([("index".to_owned(), 4)]));
     assert!(peers.pointers("c").unwrap().is_empty());
     let due = peers.due("b", soon(), 9).unwrap();
@@ -61,7 +61,7 @@ fn events_are_queued_with_their_pointer() {
     let other = open(fixture.dir.path(), Mode::ReadWrite);
     assert_eq!(other.peers().due("b", soon(), 9).unwrap(), due);
     // A pointer may go back, because an index may be older than it was.
-    peers.take_in("b", Some(("index", 1)), &[], &[]).unwrap();
+    peers.take_in("b", Some(("index", 1)), &[], &[], &[]).unwrap();
     assert_eq!(other.peers().pointers("b").unwrap()["index"], 1);
 }
 
@@ -71,24 +71,24 @@ fn an_event_that_is_queued_already_keeps_its_attempts_unless_it_differs() {
     let peers = fixture.store.peers();
     let v = version(M);
     let unlisted = Queued { is_listed: false, seq: None, ..fetch(M, 0) };
-    peers.take_in("b", None, std::slice::from_ref(&unlisted), &[]).unwrap();
+    peers.take_in("b", None, std::slice::from_ref(&unlisted), &[], &[]).unwrap();
     peers.postpone("b", &v, false, 5, "no answer", false).unwrap();
-    assert_eq!(peers.take_in("b", Some(("index", 3)), &[fetch(M, 3)], &[]).unwrap(), 0);
+    assert_eq!(peers.take_in("b", Some(("index", 3)), &[fetch(M, 3)], &[], &[]).unwrap(), 0);
     assert_eq!(peers.due("b", 5, 9).unwrap(), [(fetch(M, 3), 1)], "the pull adds the number and lists it");
     // A notification that comes later, without hashes.
     let what = QueuedKind::Fetch { h1: None, gomod_h1: None, bytes: 7 };
-    assert_eq!(peers.take_in("b", None, &[Queued { what, ..unlisted }], &[]).unwrap(), 0);
+    assert_eq!(peers.take_in("b", None, &[Queued { what, ..unlisted }], &[], &[]).unwrap(), 0);
     assert_eq!(peers.due("b", 5, 9).unwrap(), [(fetch(M, 3), 1)]);
     let what = QueuedKind::Fetch { h1: Some(h1('E')), gomod_h1: Some(h1('A')), bytes: 8 };
     let other = Queued { what, ..fetch(M, 9) };
-    assert_eq!(peers.take_in("b", Some(("index", 9)), std::slice::from_ref(&other), &[]).unwrap(), 1);
+    assert_eq!(peers.take_in("b", Some(("index", 9)), std::slice::from_ref(&other), &[], &[]).unwrap(), 1);
     assert_eq!(peers.due("b", soon(), 9).unwrap(), [(other, 0)]);
     // The same version of another peer is another event.
-    peers.take_in("a", None, &[fetch(M, 1)], &[]).unwrap();
+    peers.take_in("a", None, &[fetch(M, 1)], &[], &[]).unwrap();
     let sources = peers.sources(&v).unwrap();
     let expected = [("a".to_owned(), Some(h1('A')), None), ("b".to_owned(), Some(h1('E')), Some(h1('A')))];
     assert_eq!(sources, expected);
-    peers.take_in("b", None, &[mark(M, 1, "x")], &[]).unwrap();
+    peers.take_in("b", None, &[mark(M, 1, "x")], &[], &[]).unwrap();
     peers.finish(&v).unwrap();
     assert_eq!(peers.due("b", soon(), 9).unwrap(), [(mark(M, 1, "x"), 0)], "marks stay");
     peers.finish_row("b", &v, true).unwrap();
@@ -99,7 +99,7 @@ fn an_event_that_is_queued_already_keeps_its_attempts_unless_it_differs() {
 fn only_a_higher_mark_replaces_a_queued_mark() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();
-    let take = |counter, origin| peers.take_in("b", None, &[mark(M, counter, origin)], &[]).unwrap();
+    let take = |counter, origin| peers.take_in("b", None, &[mark(M, counter, origin)], &[], &[]).unwrap();
     assert_eq!((take(2, "c"), take(2, "b"), take(1, "z"), take(2, "c")), (1, 0, 0, 0));
     assert_eq!((take(2, "d"), take(3, "a"), take(2, "z")), (1, 1, 0));
     assert_eq!(peers.due("b", soon(), 9).unwrap(), [(mark(M, 3, "a"), 0)]);
@@ -109,8 +109,8 @@ fn only_a_higher_mark_replaces_a_queued_mark() {
 fn parked_events_wait_until_they_are_revived() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();
-    peers.take_in("b", None, &[fetch(M, 1), fetch(N, 2)], &[]).unwrap();
-    peers.take_in("c", None, &[fetch(N, 2)], &[]).unwrap();
+    peers.take_in("b", None, &[fetch(M, 1), fetch(N, 2)], &[], &[]).unwrap();
+    peers.take_in("c", None, &[fetch(N, 2)], &[], &[]).unwrap();
     let far = soon() + 1_000_000;
     peers.postpone("b", &version(M), false, far, "not found", true).unwrap();
     peers.postpone("b", &version(N), false, far, "no answer", false).unwrap();
@@ -121,7 +121,7 @@ fn parked_events_wait_until_they_are_revived() {
     assert!(peers.listed(version(M).path()).unwrap().is_empty());
     assert_eq!(peers.listed(version(N).path()).unwrap(), [version(N).version().clone()], "listed once");
     // An event that comes again stays parked.
-    assert_eq!(peers.take_in("b", None, &[fetch(M, 9)], &[]).unwrap(), 0);
+    assert_eq!(peers.take_in("b", None, &[fetch(M, 9)], &[], &[]).unwrap(), 0);
     assert!(peers.due("b", far, 9).unwrap().iter().all(|(event, _)| event.version == version(N)));
     peers.finish_row("c", &version(N), false).unwrap();
     assert_eq!(peers.next_due().unwrap(), Some(far));
@@ -139,8 +139,8 @@ fn only_versions_that_may_be_listed_are_listed() {
     let peers = fixture.store.peers();
     let unlisted = Queued { is_listed: false, ..fetch("example.com/m@v1.2.0", 3) };
     let events = [fetch("example.com/m@v1.10.0", 1), fetch("example.com/m@v1.9.0", 2), unlisted];
-    peers.take_in("b", None, &events, &[]).unwrap();
-    peers.take_in("b", None, &[mark("example.com/m@v1.3.0", 1, "b"), fetch(N, 4)], &[]).unwrap();
+    peers.take_in("b", None, &events, &[], &[]).unwrap();
+    peers.take_in("b", None, &[mark("example.com/m@v1.3.0", 1, "b"), fetch(N, 4)], &[], &[]).unwrap();
     let listed = peers.listed(version(M).path()).unwrap();
     assert_eq!(listed.iter().map(Version::as_str).collect::<Vec<_>>(), ["v1.9.0", "v1.10.0"]);
 }
@@ -150,8 +150,8 @@ fn a_pointer_is_finished_up_to_the_first_event_that_waits() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();
     let finished = |seq: u64| BTreeMap::from([("index".to_owned(), seq)]);
-    peers.take_in("b", Some(("index", 9)), &[fetch(M, 4), fetch(N, 7)], &[]).unwrap();
-    peers.take_in("c", Some(("index", 3)), &[fetch(M, 2)], &[]).unwrap();
+    peers.take_in("b", Some(("index", 9)), &[fetch(M, 4), fetch(N, 7)], &[], &[]).unwrap();
+    peers.take_in("c", Some(("index", 3)), &[fetch(M, 2)], &[], &[]).unwrap();
     assert_eq!(peers.finished("b").unwrap(), finished(3));
     peers.finish(&version(M)).unwrap();
     assert_eq!(peers.finished("b").unwrap(), finished(6));
@@ -171,13 +171,13 @@ fn an_event_that_is_done_is_no_work_again_and_still_names_its_peer() {
     let peers = fixture.store.peers();
     peers.note_conflict("b", &version(M), &h1('A'), &h1('E')).unwrap();
     // Its version was here before.
-    assert_eq!(peers.take_in("b", None, &[], &[fetch(M, 3)]).unwrap(), 0);
+    assert_eq!(peers.take_in("b", None, &[], &[fetch(M, 3)], &[]).unwrap(), 0);
     assert!(peers.conflicts(9).unwrap().is_empty());
     // Its work is done.
-    peers.take_in("c", None, &[fetch(N, 4)], &[]).unwrap();
+    peers.take_in("c", None, &[fetch(N, 4)], &[], &[]).unwrap();
     peers.finish(&version(N)).unwrap();
     for (peer, pair) in [("b", M), ("c", N)] {
-        assert_eq!(peers.take_in(peer, None, &[fetch(pair, 9)], &[]).unwrap(), 0);
+        assert_eq!(peers.take_in(peer, None, &[fetch(pair, 9)], &[], &[]).unwrap(), 0);
         peers.revive(peer).unwrap();
         assert!(peers.due(peer, soon(), 9).unwrap().is_empty());
         assert_eq!(peers.state(peer).unwrap().queued + peers.state(peer).unwrap().parked, 0);
@@ -186,9 +186,9 @@ fn an_event_that_is_done_is_no_work_again_and_still_names_its_peer() {
     }
     // Other content, or a tombstone in between, means work.
     let what = QueuedKind::Fetch { h1: Some(h1('I')), gomod_h1: None, bytes: 1 };
-    assert_eq!(peers.take_in("b", None, &[Queued { what, ..fetch(M, 10) }], &[]).unwrap(), 1);
+    assert_eq!(peers.take_in("b", None, &[Queued { what, ..fetch(M, 10) }], &[], &[]).unwrap(), 1);
     peers.forget(&version(N)).unwrap();
-    assert_eq!(peers.take_in("c", None, &[fetch(N, 11)], &[]).unwrap(), 1);
+    assert_eq!(peers.take_in("c", None, &[fetch(N, 11)], &[], &[]).unwrap(), 1);
 }
 
 #[test]
@@ -211,8 +211,8 @@ fn conflicts_and_contacts_are_noted() {
     let state = peers.state("b").unwrap();
     assert_eq!(state.error.as_deref(), Some("the connection was refused"));
     assert!(state.contact_at.is_none() && state.error_at.is_some() && state.conflicts == 1);
-    peers.take_in("b", Some(("index", 5)), &[], &[]).unwrap();
-    peers.take_in("b", Some(("other", 2)), &[], &[]).unwrap();
+    peers.take_in("b", Some(("index", 5)), &[], &[], &[]).unwrap();
+    peers.take_in("b", Some(("other", 2)), &[], &[], &[]).unwrap();
     peers.note_contact("b", Ok(("index", 9))).unwrap();
     peers.note_compared("b").unwrap();
     let state = peers.state("b").unwrap();
@@ -230,9 +230,9 @@ fn conflicts_and_contacts_are_noted() {
 fn a_peer_with_ever_new_indexes_has_a_bounded_number_of_pointers() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();
-    peers.take_in("c", Some(("0", 1)), &[], &[]).unwrap();
+    peers.take_in("c", Some(("0", 1)), &[], &[], &[]).unwrap();
     for n in 0..100 {
-        peers.take_in("b", Some((&n.to_string(), n)), &[], &[]).unwrap();
+        peers.take_in("b", Some((&n.to_string(), n)), &[], &[], &[]).unwrap();
     }
     let pointers = peers.pointers("b").unwrap();
     assert!(pointers.len() <= 65 && pointers["99"] == 99, "{pointers:?}");
@@ -259,7 +259,7 @@ fn a_lost_or_damaged_database_starts_anew() {
     ];
     let fixture = Fixture::new();
     for (name, harm) in harms {
-        fixture.store.peers().take_in("b", Some(("index", 4)), &[fetch(M, 3)], &[]).unwrap();
+        fixture.store.peers().take_in("b", Some(("index", 4)), &[fetch(M, 3)], &[], &[]).unwrap();
         let path = file(&fixture.store);
         // In the file, not only in its log.
         drop(rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"));
@@ -268,7 +268,11 @@ fn a_lost_or_damaged_database_starts_anew() {
         let other = open(fixture.dir.path(), Mode::ReadWrite);
         assert_eq!(other.peers().count("b").unwrap(), 0, "{name}");
         assert!(other.peers().pointers("b").unwrap().is_empty(), "{name}");
-        assert_eq!(other.peers().take_in("b", Some(("new", 1)), &[fetch(N, 1)], &[]).unwrap(), 1, "{name}");
+        assert_eq!(
+            other.peers().take_in("b", Some(("new", 1)), &[fetch(N, 1)], &[], &[]).unwrap(),
+            1,
+            "{name}"
+        );
         // This process changes to the new database, and what it writes is there for the other.
         assert_eq!(fixture.store.peers().pointers("b").unwrap()["new"], 1, "{name}");
         fixture.store.peers().finish(&version(N)).unwrap();
@@ -284,7 +288,7 @@ fn a_cache_that_is_deleted_beside_an_open_database_is_created_again() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();
     for n in 1..4 {
-        assert_eq!(peers.take_in("b", Some(("index", n)), &[fetch(M, n)], &[]).unwrap(), 1);
+        assert_eq!(peers.take_in("b", Some(("index", n)), &[fetch(M, n)], &[], &[]).unwrap(), 1);
         let folder = fs::metadata(file(&fixture.store)).unwrap().ino();
         fs::remove_dir_all(fixture.dir.path().join("cache")).unwrap();
         if n > 1 {
@@ -303,10 +307,10 @@ fn reading_works_beside_a_server_and_creates_nothing() {
     let reader = open(fixture.dir.path(), Mode::ReadOnly);
     assert_eq!(reader.peers().count("b").unwrap(), 0);
     assert!(!fixture.dir.path().join("cache/peers").exists());
-    assert!(matches!(reader.peers().take_in("b", None, &[], &[]), Err(PeersError::Store(_))));
+    assert!(matches!(reader.peers().take_in("b", None, &[], &[], &[]), Err(PeersError::Store(_))));
     for n in 1..20 {
         let pair = format!("example.com/m@v1.{n}.0");
-        fixture.store.peers().take_in("b", Some(("index", n)), &[fetch(&pair, n)], &[]).unwrap();
+        fixture.store.peers().take_in("b", Some(("index", n)), &[fetch(&pair, n)], &[], &[]).unwrap();
         assert_eq!(reader.peers().count("b").unwrap(), n);
         let command = open(fixture.dir.path(), Mode::ReadWrite);
         assert_eq!(command.peers().pointers("b").unwrap()["index"], n);
@@ -318,12 +322,12 @@ fn reading_works_beside_a_server_and_creates_nothing() {
 #[test]
 fn a_hard_linked_copy_gets_a_database_of_its_own() {
     let fixture = Fixture::new();
-    fixture.store.peers().take_in("b", Some(("index", 4)), &[fetch(M, 3)], &[]).unwrap();
+    fixture.store.peers().take_in("b", Some(("index", 4)), &[fetch(M, 3)], &[], &[]).unwrap();
     let path = file(&fixture.store);
     let copy = fixture.dir.path().join("copy.sqlite");
     fs::hard_link(&path, &copy).unwrap();
     assert_eq!(fixture.store.peers().count("b").unwrap(), 0);
-    fixture.store.peers().take_in("b", None, &[fetch(N, 3)], &[]).unwrap();
+    fixture.store.peers().take_in("b", None, &[fetch(N, 3)], &[], &[]).unwrap();
     assert_ne!(fs::metadata(file(&fixture.store)).unwrap().ino(), fs::metadata(&copy).unwrap().ino());
 }
 
@@ -344,7 +348,7 @@ fn takes_in_events_until_it_is_killed() {
         let events: Vec<_> =
             (seq..seq + BATCH).map(|n| fetch(&format!("example.com/m@v1.{n}.0"), n)).collect();
         seq += BATCH;
-        peers.take_in("b", Some(("index", seq)), &events, &[]).unwrap();
+        peers.take_in("b", Some(("index", seq)), &events, &[], &[]).unwrap();
         println!("{seq}");
     }
 }
@@ -379,7 +383,7 @@ fn queue_and_pointer_move_together_when_the_process_is_killed() {
 fn a_transaction_that_fails_changes_nothing() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();
-    peers.take_in("b", Some(("index", 4)), &[fetch(M, 3)], &[]).unwrap();
+    peers.take_in("b", Some(("index", 4)), &[fetch(M, 3)], &[], &[]).unwrap();
     let failed: Result<(), _> = peers.write(|database| {
         let transaction = database.begin()?;
         state::move_pointer(database, "b", "index", 9, now())?;
@@ -399,7 +403,7 @@ fn many_threads_share_the_database() {
             scope.spawn(move || {
                 for n in 0..30 {
                     let v = format!("example.com/{peer}@v1.{n}.0");
-                    peers.take_in(peer, Some(("index", n)), &[fetch(&v, n)], &[]).unwrap();
+                    peers.take_in(peer, Some(("index", n)), &[fetch(&v, n)], &[], &[]).unwrap();
                     if n % 2 == 0 {
                         peers.finish(&version(&v)).unwrap();
                     }

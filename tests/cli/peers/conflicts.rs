@@ -1,0 +1,106 @@
+//! The same version at both ends: with the same bytes it is stored once, with other bytes it is a conflict.
+
+use serde_json::Value;
+use stoa_gomod::zip;
+use testkit::upstream::Module;
+use testkit::{Case, trial};
+
+use super::{OFTEN, Site, connect};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        trial("the same version at both ends at the same moment is no conflict", None, crossing),
+        trial("different bytes for a version are a conflict at both ends", None, different),
+    ]
+}
+
+const OFFER: &str = "offer = [\"*\"]";
+
+fn h1(module: &Module) -> String {
+    zip::examine(&module.zip, &module.version).unwrap().h1.to_string()
+}
+
+fn crossing() {
+    let (mut a, mut b) = (Site::new("a"), Site::new("b"));
+    let (to_b, to_a) = connect(&mut a, &mut b, &[OFFER, OFTEN]);
+    a.start();
+    b.start();
+    // Each of the two may have it from its upstream or from the other.
+    let modules: Vec<Module> = (0..20)
+        .map(|n| {
+            let pair = format!("example.com/m@v1.{n}.0");
+            let (here, there) = (a.upstream.offer(&pair, 1000), b.upstream.offer(&pair, 1000));
+            assert!(here.zip == there.zip);
+            std::thread::scope(|scope| {
+                for site in [&a, &b] {
+                    scope.spawn(|| {
+                        let (status, body) = site.server().get(&here.path("zip"));
+                        assert!(status == 200 && body == here.zip, "{status}");
+                    });
+                }
+            });
+            here
+        })
+        .collect();
+    for module in &modules {
+        a.wait_for(module);
+        b.wait_for(module);
+    }
+    a.wait_until_current("b");
+    b.wait_until_current("a");
+    assert!(a.conflicts().is_empty() && b.conflicts().is_empty());
+    for (site, line) in [(&a, &to_b), (&b, &to_a)] {
+        assert_eq!(site.peer(if site.name == "a" { "b" } else { "a" })["queued"], 0);
+        for module in &modules {
+            let fetched = site.upstream.count(&module.path("zip")) + line.asked(&module.path("zip"));
+            assert_eq!(fetched, 1, "{} of {}", module.version, site.name);
+        }
+    }
+}
+
+/// Publishes a version with different bytes at two deployments that cannot reach each other meanwhile.
+fn publish_differently(a: &Site, b: &Site, pair: &str) -> [Module; 2] {
+    let (here, there) = (Module::new(pair, 1000), Module::new(pair, 2000));
+    for (site, module) in [(a, &here), (b, &there)] {
+        site.upstream.serve(module);
+        assert_eq!(site.server().get(&module.path("zip")).0, 200);
+        site.wait_for(module);
+    }
+    [here, there]
+}
+
+fn is_conflict(conflict: &Value, peer: &str, ours: &Module, theirs: &Module) -> bool {
+    conflict["peer"] == peer
+        && conflict["module"] == ours.version.path().as_str()
+        && conflict["version"] == ours.version.version().as_str()
+        && conflict["h1_here"] == h1(ours)
+        && conflict["h1_there"] == h1(theirs)
+}
+
+fn different() {
+    let (mut a, mut b) = (Site::new("a"), Site::new("b"));
+    let (to_b, to_a) = connect(&mut a, &mut b, &[OFFER, OFTEN]);
+    to_a.cut();
+    to_b.cut();
+    a.start();
+    b.start();
+    let [here, there] = publish_differently(&a, &b, "example.com/moved@v1.0.0");
+    to_a.heal();
+    to_b.heal();
+    for (site, peer, ours, theirs) in [(&a, "b", &here, &there), (&b, "a", &there, &here)] {
+        testkit::until("a conflict at both ends", || site.conflicts().len() == 1);
+        assert!(is_conflict(&site.conflicts()[0], peer, ours, theirs), "{:?}", site.conflicts());
+        // Nothing is overwritten.
+        assert!(site.server().get(&ours.path("zip")) == (200, ours.zip.clone()));
+    }
+    // Both go on, in both directions.
+    let (one, other) = (a.publish("example.com/m@v1.0.0"), b.publish("example.com/m@v1.1.0"));
+    b.wait_for(&one);
+    a.wait_for(&other);
+    a.wait_until_current("b");
+    b.wait_until_current("a");
+    assert_eq!((a.peer("b")["conflicts"].as_u64(), b.peer("a")["conflicts"].as_u64()), (Some(1), Some(1)));
+    for (site, ours) in [(&a, &here), (&b, &there)] {
+        assert!(site.stored(ours).as_ref() == Some(&ours.zip));
+    }
+}
