@@ -309,7 +309,7 @@ impl Pass<'_> {
         match one {
             One::Adopted(manifest) => {
                 self.moved.versions += 1;
-                let content = manifest.as_ref().and_then(Manifest::present_content);
+                let content = manifest.as_deref().and_then(Manifest::present_content);
                 self.moved.bytes += content.map_or(0, stoa_bucket::VersionContent::bytes);
                 let (items, bytes) = (self.moved.versions, self.moved.bytes);
                 work.events.event(Event::Progress { items, bytes });
