@@ -137,7 +137,7 @@ mod tests {
         let tier = tier(false).await;
         let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
         publish(&tier, &version).await;
-        let tombstone = Tombstone { at: "2026-01-02T03:04:05Z".to_owned(), reason: None };
+        let tombstone = Tombstone::new("2026-01-02T03:04:05Z".to_owned(), None);
         tier.versions.remove(&version, Some(tombstone), true).await.unwrap();
         assert_eq!(tier.list(version.path()).await.unwrap().forbidden, [version.version().clone()]);
         tier.lists.remove(version.path());

@@ -2,7 +2,7 @@
 
 use stoa_bucket::Manifest;
 use stoa_gomod::ModuleVersion;
-use stoa_store::{Objection, Record, Tombstone, Verdict};
+use stoa_store::{Mark, Objection, Record, Tombstone, Verdict};
 
 use crate::unavailable::Unavailable;
 
@@ -13,7 +13,18 @@ pub(crate) fn forbidden(version: &ModuleVersion, tombstone: &stoa_bucket::Tombst
 
 /// Returns a tombstone of the bucket as the store has it.
 pub(crate) fn local_tombstone(tombstone: &stoa_bucket::Tombstone) -> Tombstone {
-    Tombstone::new(tombstone.at.clone(), tombstone.reason.clone())
+    Tombstone {
+        at: tombstone.at.clone(),
+        reason: tombstone.reason.clone(),
+        origin: tombstone.origin.clone(),
+        counter: tombstone.counter,
+    }
+}
+
+/// Returns a mark of the bucket as the store has it.
+pub(crate) fn local_mark(mark: stoa_bucket::Mark) -> Mark {
+    let stoa_bucket::Mark { is_lifted, origin, counter, at, reason } = mark;
+    Mark { is_lifted, origin, counter, at, reason }
 }
 
 /// Adds what the bucket knows of a version to its record. Returns whether the record has changed.
@@ -49,5 +60,6 @@ pub(crate) fn record_there(record: &Record) -> stoa_bucket::Record {
             at: verdict.at.clone(),
         }),
         tombstone: None,
+        lift: None,
     }
 }

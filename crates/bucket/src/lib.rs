@@ -25,6 +25,7 @@
 //! | `unnameable` | keys that the client cannot name are taken out of listings |
 //! | [`document`](Document) | small objects with a nonce, whose conditional writes survive a lost answer |
 //! | [`manifest`](Manifest) | the manifest of a version |
+//! | [`mark`](Mark) | the ranks of tombstones and their liftings |
 //! | [`state`](BucketState) | the marker and the lease |
 //! | [`probe`](Bucket::probe) | a check that a service supports conditional writes |
 //! | [`lease`](LeaseTaker) | the lease of a process that works on the whole bucket |
@@ -55,6 +56,7 @@ mod keys;
 mod lease;
 mod listing;
 mod manifest;
+mod mark;
 mod nonce;
 mod probe;
 mod profile;
@@ -84,9 +86,10 @@ pub use keys::{AthensFile, Keys, OWN, STATE};
 pub use lease::{HeldLease, LeaseTaker, LeaseTimes};
 pub use listing::ListedManifest;
 pub use manifest::{
-    Manifest, ObjectContent, Origin, Presence, Record, SmallContent, Tombstone, Verdict, VersionContent,
-    ZipContent,
+    Lift, Manifest, ObjectContent, Origin, Presence, Record, SmallContent, Tombstone, Verdict,
+    VersionContent, ZipContent,
 };
+pub use mark::Mark;
 pub use nonce::Nonce;
 pub use probe::ProbeError;
 pub use profile::ProfileError;

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use stoa_gomod::{H1, ModuleVersion};
+use stoa_gomod::{H1, ModuleVersion, h1};
 
 use crate::{BucketError, Document, Nonce, Tag, Trouble};
 
@@ -131,6 +131,9 @@ pub struct Record {
     /// The tombstone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<Tombstone>,
+    /// The lifting of the last tombstone, if there is no tombstone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lift: Option<Lift>,
 }
 
 /// The confirmation of hashes by a checksum database, or by a go.sum.
@@ -152,6 +155,31 @@ pub struct Tombstone {
     /// The reason, which clients see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The name of the deployment that set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Its number among the marks of the version. `None` in a manifest of an earlier release: it counts as 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter: Option<u64>,
+}
+
+impl Tombstone {
+    /// Returns a tombstone that gets its number from the manifest.
+    pub fn new(at: String, reason: Option<String>) -> Self {
+        Self { at, reason, origin: None, counter: None }
+    }
+}
+
+/// The lifting of a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lift {
+    /// The time of the lifting, RFC 3339 in UTC.
+    pub at: String,
+    /// The name of the deployment that lifted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Its number among the marks of the version.
+    pub counter: u64,
 }
 
 impl Record {
@@ -162,7 +190,7 @@ impl Record {
 
     /// Removes the hashes and their verdict.
     pub fn forget(&mut self) {
-        *self = Self { tombstone: self.tombstone.take(), ..Self::default() };
+        *self = Self { tombstone: self.tombstone.take(), lift: self.lift.take(), ..Self::default() };
     }
 
     /// Returns whether nothing is known.
@@ -265,6 +293,13 @@ impl Manifest {
     /// Returns the content of a version that exists.
     pub fn present_content(&self) -> Option<&VersionContent> {
         self.content.as_ref().filter(|_| self.state == Presence::Present)
+    }
+
+    /// Returns the hash of the go.mod of a version that exists, if it is recorded or the manifest has the bytes.
+    pub fn gomod_h1(&self) -> Option<H1> {
+        let content = self.present_content()?;
+        let inline = || inline_bytes(&content.modfile)?.ok().map(|bytes| h1::hash_mod(&bytes));
+        self.record.gomod_h1.clone().or_else(inline)
     }
 
     /// Returns the seal of a version that exists.

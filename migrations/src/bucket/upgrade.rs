@@ -257,7 +257,7 @@ struct Pass<'a> {
 
 /// The result for one version.
 enum One {
-    Adopted(Option<Manifest>),
+    Adopted(Option<Box<Manifest>>),
     Saving(Found),
     Incomplete(Found, String),
 }
@@ -309,7 +309,7 @@ impl Pass<'_> {
         match one {
             One::Adopted(manifest) => {
                 self.moved.versions += 1;
-                let content = manifest.as_ref().and_then(Manifest::present_content);
+                let content = manifest.as_deref().and_then(Manifest::present_content);
                 self.moved.bytes += content.map_or(0, stoa_bucket::VersionContent::bytes);
                 let (items, bytes) = (self.moved.versions, self.moved.bytes);
                 work.events.event(Event::Progress { items, bytes });
@@ -332,7 +332,7 @@ impl Pass<'_> {
             match versions.look_at_athens(&version, None).await? {
                 AthensVersion::Whole(content, saved) => {
                     let held = versions.adopt_unchecked(&version, *content, saved).await?;
-                    self.done(One::Adopted(held.map(|held| held.document)));
+                    self.done(One::Adopted(held.map(|held| Box::new(held.document))));
                 }
                 AthensVersion::Saving => self.moved.in_progress += 1,
                 AthensVersion::Incomplete(_) if self.locked.contains(&version) => self.moved.in_progress += 1,
@@ -348,7 +348,7 @@ async fn adopt(versions: &Versions, (version, files): Found) -> Result<One, Buck
     match versions.look_at_athens(&version, Some(&files)).await? {
         AthensVersion::Whole(content, saved) => {
             let held = versions.adopt_unchecked(&version, *content, saved).await?;
-            Ok(One::Adopted(held.map(|held| held.document)))
+            Ok(One::Adopted(held.map(|held| Box::new(held.document))))
         }
         AthensVersion::Saving => Ok(One::Saving((version, files))),
         AthensVersion::Incomplete(reason) => Ok(One::Incomplete((version, files), reason)),

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use stoa_bucket::{BucketError, Held, ListedManifest, Manifest, Trouble};
+use stoa_bucket::{BucketError, Held, ListedManifest, Manifest, Trouble, VersionContent};
 use stoa_gomod::ModuleVersion;
 use stoa_store::{Condition, IndexError, ManifestChange, ManifestRow, Store, StoreIndex};
 use time::OffsetDateTime;
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use self::merge::{Changed, Merge, Step, tag_of};
 use self::state::State;
 use super::Tier;
+use super::record::local_mark;
 use crate::lock::lock;
 
 /// Number of keys of the listing, and of rows of the index, that are in memory at the same time.
@@ -235,7 +236,7 @@ impl Tier {
     pub(super) async fn note_in_index(&self, held: &Held<Manifest>) {
         let Some(tag) = tag_of(&held.tag) else { return };
         let version = held.document.version.clone();
-        let now = Some(ManifestRow { tag, published: published(&held.document) });
+        let now = Some(row(tag, &held.document));
         self.change_index(vec![ManifestChange { version, condition: Condition::Always, now }]).await;
     }
 
@@ -280,17 +281,30 @@ async fn ask<T: Send + 'static>(
 /// Returns the change of a row after its manifest was read. The tag of the listing is kept: if the manifest has changed
 /// since, the next pass reads it again.
 fn change(one: Changed, held: Option<&Held<Manifest>>) -> ManifestChange {
-    let row = |held: &Held<Manifest>| ManifestRow {
-        tag: one.listed.or_else(|| tag_of(&held.tag)).unwrap_or_default(),
-        published: published(&held.document),
-    };
-    ManifestChange { version: one.version, condition: Condition::Tag(one.known), now: held.map(row) }
+    let tag = |held: &Held<Manifest>| one.listed.or_else(|| tag_of(&held.tag)).unwrap_or_default();
+    let now = held.map(|held| row(tag(held), &held.document));
+    ManifestChange { version: one.version, condition: Condition::Tag(one.known), now }
+}
+
+/// Returns the row of a manifest.
+fn row(tag: String, manifest: &Manifest) -> ManifestRow {
+    let published = published(manifest);
+    let content = manifest.present_content().filter(|_| published.is_some());
+    ManifestRow {
+        tag,
+        published,
+        bytes: content.map(VersionContent::bytes),
+        // Without a seal, the zip must have the recorded hash before anybody gets it.
+        h1: content.and_then(|content| content.zip.h1.as_ref().or(manifest.record.h1.as_ref())).cloned(),
+        gomod_h1: content.and_then(|_| manifest.gomod_h1()),
+        mark: manifest.record.mark().map(local_mark),
+    }
 }
 
 /// Returns the change of a row whose manifest is damaged. The version is not listed, and the manifest is not read again
 /// until its tag changes.
 fn unreadable(one: Changed) -> ManifestChange {
-    let now = one.listed.map(|tag| ManifestRow { tag, published: None });
+    let now = one.listed.map(|tag| ManifestRow { tag, ..ManifestRow::default() });
     ManifestChange { version: one.version, condition: Condition::Tag(one.known), now }
 }
 

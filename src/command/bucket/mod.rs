@@ -65,6 +65,8 @@ impl From<AlsoBucket> for OnBucket {
 pub(crate) struct OpenBucket {
     runtime: Runtime,
     versions: Versions,
+    /// The name of this deployment among its peers.
+    origin: Option<String>,
 }
 
 impl Context<'_> {
@@ -92,7 +94,8 @@ impl Context<'_> {
         let bucket = Bucket::connect(&settings.url, &settings.options)?;
         let state = runtime.block_on(BucketState::read(&bucket))?;
         let state = current(&bucket, state)?;
-        Ok(Some(OpenBucket { runtime, versions: Versions::new(bucket, state.keys()) }))
+        let (versions, origin) = (Versions::new(bucket, state.keys()), self.settings.peers_name()?);
+        Ok(Some(OpenBucket { runtime, versions, origin }))
     }
 }
 

@@ -101,7 +101,8 @@ impl Place for OpenBucket {
         version: &ModuleVersion,
         tombstone: Option<(String, Option<String>)>,
     ) -> Result<(Option<u64>, Option<H1>), CommandError> {
-        let tombstone = tombstone.map(|(at, reason)| Tombstone { at, reason });
+        let origin = self.origin.clone();
+        let tombstone = tombstone.map(|(at, reason)| Tombstone { origin, ..Tombstone::new(at, reason) });
         let had = self.wait(self.remove_announced(version, tombstone, true))?;
         let bytes = had.as_ref().map(VersionContent::bytes);
         Ok((bytes, had.and_then(|content| content.zip.h1)))
@@ -129,7 +130,10 @@ impl Place for OpenBucket {
         if !self.has_tombstone(version)? {
             return Ok(false);
         }
-        self.wait(self.versions.record(version, |record| record.tombstone = None))?;
+        let lift = |record: &mut stoa_bucket::Record| {
+            record.lift_by(self.origin.as_deref());
+        };
+        self.wait(self.versions.record(version, lift))?;
         Ok(true)
     }
 

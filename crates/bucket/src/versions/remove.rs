@@ -47,8 +47,12 @@ impl Removal {
                 record.gomod_h1.clone_from(&self.gomod_h1);
             }
         }
-        if self.tombstone.is_some() {
-            record.tombstone.clone_from(&self.tombstone);
+        if let Some(tombstone) = &self.tombstone
+            && !record.forbid(tombstone)
+        {
+            // A higher mark has come first. If this removal has removed a content before, that one is deleted.
+            self.had = self.had.take().filter(|had| Some(had) != content);
+            return Ok(None);
         }
         let is_done = now.is_none_or(|now| now.state == Presence::Absent)
             && record == now.map(|now| now.record.clone()).unwrap_or_default();
@@ -90,7 +94,8 @@ impl Versions {
         self.add_to_gone(versions).await
     }
 
-    /// Removes a version, and forbids it if a tombstone is given. Returns the content that it had: its objects can be
+    /// Removes a version, and forbids it if a tombstone is given. A tombstone without a counter gets the next one. A
+    /// tombstone with a counter changes nothing if it is not higher than the mark in the manifest. Returns the content that it had: its objects can be
     /// deleted. `None` if it did not exist.
     pub async fn remove(
         &self,
@@ -231,7 +236,7 @@ mod tests {
     use crate::testing::{save_as_athens, versions};
 
     fn tombstone() -> Option<Tombstone> {
-        Some(Tombstone { at: clock::now(), reason: None })
+        Some(Tombstone::new(clock::now(), None))
     }
 
     /// Removes a version. Between the first attempt, which is written or not, and its answer, which is lost, something

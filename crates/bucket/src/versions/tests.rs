@@ -95,7 +95,7 @@ async fn a_fill_that_began_before_a_removal_publishes_nothing() {
     assert_eq!(now.document.record.gomod_h1, Some(h1::hash_mod(&first.modfile)));
     assert!(matches!(versions.publish(&first, Some(&now)).await.unwrap(), PublishedThere::Ours(_)));
     assert_eq!(versions.list(first.version.path()).await.unwrap().present.len(), 1);
-    let tombstone = Tombstone { at: clock::now(), reason: Some("bad".to_owned()) };
+    let tombstone = Tombstone::new(clock::now(), Some("bad".to_owned()));
     versions.remove(&first.version, Some(tombstone), true).await.unwrap();
     for before in [None, versions.manifest(&first.version).await.unwrap()] {
         let forbidden = versions.publish(&first, before.as_ref()).await.unwrap();

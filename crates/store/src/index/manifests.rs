@@ -1,19 +1,21 @@
 //! The rows that come from the manifests of a bucket.
 //!
-//! The table `manifests` has the tag with which each manifest was read, and the time of the publication if the version
-//! exists. It is sorted as the bucket lists the manifests. So a listing that is merged with it shows which manifests must
+//! The table `manifests` has the tag with which each manifest was read, and the time of the publication, the size and the
+//! hashes if the version exists. Its mark is in the table of the marks. It is sorted as the bucket lists the manifests. So a listing that is merged with it shows which manifests must
 //! be read. The rows belong to the bucket with one ID. Another ID removes them first.
 //!
 //! Each time that the rows of a bucket begin, also in a rebuilt database, they get a random token. A pass names it, so
 //! a pass that began before cannot complete rows that it did not write.
 
 use rusqlite::{OptionalExtension, params};
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{H1, ModuleVersion};
 
 use super::database::{Database, limit_of};
+use super::marks::MarkOf;
 use super::rows::{Hashes, LATEST};
 use super::settle::Settling;
 use super::{IndexError, StoreIndex};
+use crate::Mark;
 
 /// A manifest as the index knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +47,20 @@ pub enum Condition {
 }
 
 /// The row of a manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ManifestRow {
     /// Its tag.
     pub tag: String,
     /// The time of the publication in nanoseconds since 1970. `None` if the version does not exist.
     pub published: Option<i64>,
+    /// The size of the version in bytes, if it exists.
+    pub bytes: Option<u64>,
+    /// The hash of its zip, if it is known.
+    pub h1: Option<H1>,
+    /// The hash of its go.mod, if it is known.
+    pub gomod_h1: Option<H1>,
+    /// The mark of the version.
+    pub mark: Option<Mark>,
 }
 
 /// The content of a version in the bucket, as the index knows it.
@@ -151,11 +161,21 @@ impl Database {
         }
         match &change.now {
             Some(row) => self.execute(
-                "INSERT OR REPLACE INTO manifests (key, tag, published) VALUES (?1, ?2, ?3)",
-                params![key, row.tag, row.published.map(|time| time.min(LATEST))],
+                "INSERT OR REPLACE INTO manifests (key, tag, published, bytes, h1, gomod_h1)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    key,
+                    row.tag,
+                    row.published.map(|time| time.min(LATEST)),
+                    row.bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+                    row.h1.as_ref().map(H1::as_str),
+                    row.gomod_h1.as_ref().map(H1::as_str)
+                ],
             )?,
             None => self.execute("DELETE FROM manifests WHERE key = ?1", [&key])?,
         }
+        let mark = change.now.as_ref().and_then(|row| row.mark.as_ref());
+        self.put_mark(module, version, MarkOf::Manifest, mark)?;
         // A version that is about to go, and is stored here, is not new.
         let settling = match &change.now {
             Some(_) => Settling::default(),
@@ -178,6 +198,7 @@ impl Database {
             for manifest in &some {
                 database.execute("DELETE FROM manifests WHERE key = ?1", [&manifest.key])?;
                 if let Some((module, version)) = of_key(&manifest.key) {
+                    database.put_mark(module, version, MarkOf::Manifest, None)?;
                     database.settle(module, version, &Settling::default(), |stored| stored)?;
                 }
             }

@@ -430,7 +430,7 @@ const BUCKET: &str = "0123";
 
 /// Returns a change: the version exists since a time, or does not exist.
 fn change(pair: &str, tag: &str, published: Option<i64>) -> ManifestChange {
-    let now = Some(ManifestRow { tag: tag.to_owned(), published });
+    let now = Some(ManifestRow { tag: tag.to_owned(), published, ..ManifestRow::default() });
     ManifestChange { version: version(pair), condition: Condition::Always, now }
 }
 

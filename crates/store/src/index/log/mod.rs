@@ -68,9 +68,10 @@ pub enum LogKind {
 const SKIPPED: i64 = 1 << 32;
 
 /// The columns of an event, from a version and from a mark. Of two marks of a version, the higher one counts.
-const VERSIONS: &str =
-    "SELECT seq, module, version, 0 AS is_mark, wanted, bytes, h1, gomod_h1, modified IS NOT NULL,
-        NULL, NULL, NULL, NULL, NULL FROM versions WHERE seq IS NOT NULL";
+const VERSIONS: &str = "SELECT seq, module, version, 0 AS is_mark, wanted,
+        coalesce(bytes, (SELECT manifests.bytes FROM manifests
+            WHERE key = versions.module || '/@v/' || versions.version || '.json')),
+        h1, gomod_h1, modified IS NOT NULL, NULL, NULL, NULL, NULL, NULL FROM versions WHERE seq IS NOT NULL";
 const MARKS: &str = "SELECT seq, module, version, 1 AS is_mark, NULL, NULL, NULL, NULL, NULL,
         is_lifted, origin, counter, at, reason FROM marks WHERE NOT EXISTS (
             SELECT 1 FROM marks AS other WHERE other.module = marks.module AND other.version = marks.version

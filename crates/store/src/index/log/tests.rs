@@ -252,7 +252,7 @@ fn versions_of_a_bucket_are_events_too() {
     let change = |pair: &str, tag: &str, published: Option<i64>| ManifestChange {
         version: version(pair),
         condition: Condition::Always,
-        now: Some(ManifestRow { tag: tag.to_owned(), published }),
+        now: Some(ManifestRow { tag: tag.to_owned(), published, ..ManifestRow::default() }),
     };
     index.note_manifests("id", None, &[change(A, "1", Some(7)), change(B, "1", None)]).unwrap();
     let found = events(&fixture.store, 0);
@@ -274,6 +274,55 @@ fn versions_of_a_bucket_are_events_too() {
     // A version that is stored here and about to go from the bucket is no event.
     publish(&fixture, A);
     index.note_manifests("id", None, &[ManifestChange { now: None, ..change(A, "", None) }]).unwrap();
+    assert!(events(&fixture.store, 0).is_empty());
+}
+
+#[test]
+fn a_manifest_names_the_size_the_hashes_and_the_mark_of_its_version() {
+    let fixture = indexed();
+    let index = fixture.store.index();
+    index.change_bucket(Some("id")).unwrap();
+    let h1 = Some(h1::hash_mod(b"zip"));
+    let mark = |counter, is_lifted| Mark {
+        is_lifted,
+        origin: "here".to_owned(),
+        counter,
+        at: "2026-01-02T03:04:05Z".to_owned(),
+        reason: None,
+    };
+    let note = |tag: &str, row: Option<ManifestRow>| {
+        let now = row.map(|row| ManifestRow { tag: tag.to_owned(), ..row });
+        let change = ManifestChange { version: version(A), condition: Condition::Always, now };
+        index.note_manifests("id", None, &[change]).unwrap();
+    };
+    let present = ManifestRow { published: Some(7), bytes: Some(70), ..ManifestRow::default() };
+    note("1", Some(present.clone()));
+    let unsealed = events(&fixture.store, 0);
+    let named = ManifestRow { h1: h1.clone(), gomod_h1: h1.clone(), ..present };
+    note("2", Some(named.clone()));
+    let sealed = events(&fixture.store, 0);
+    let LogKind::Published { time: 7, bytes: 70, .. } = sealed[0].kind else { panic!("{sealed:?}") };
+    assert_eq!((hashes(&unsealed[0]), hashes(&sealed[0])), ((None, None), (h1.as_ref(), h1.as_ref())));
+    assert_eq!((sealed.len(), sealed[0].seq), (1, unsealed[0].seq), "a seal is no event");
+    // Removed for good, and allowed again.
+    note("3", Some(ManifestRow { mark: Some(mark(1, false)), ..ManifestRow::default() }));
+    let forbidden = events(&fixture.store, 0);
+    assert_eq!((forbidden.len(), &forbidden[0].kind), (1, &LogKind::Marked(mark(1, false))));
+    note("4", Some(ManifestRow { mark: Some(mark(2, true)), ..named }));
+    let lifted = events(&fixture.store, forbidden[0].seq);
+    assert_eq!(lifted.len(), 2, "the lifting and the version: {lifted:?}");
+    // A higher mark in the record of the store hides the one of the bucket.
+    let claim = fixture.store.claim(&version(A)).unwrap();
+    assert!(fixture.store.apply_mark(&claim, &mark(3, false), "test").unwrap());
+    let marks = |after| {
+        let events = fixture.store.index().events(after, 9).unwrap().into_iter();
+        events.filter(|event| matches!(event.kind, LogKind::Marked(_))).collect::<Vec<_>>()
+    };
+    assert_eq!((marks(0).len(), &marks(0)[0].kind), (1, &LogKind::Marked(mark(3, false))));
+    fixture.store.records().write(&claim, &Record::default()).unwrap();
+    assert_eq!((marks(0).len(), &marks(0)[0].kind), (1, &LogKind::Marked(mark(2, true))));
+    // The rows go with the bucket.
+    while index.change_bucket(None).unwrap() {}
     assert!(events(&fixture.store, 0).is_empty());
 }
 
