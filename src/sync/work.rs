@@ -290,18 +290,28 @@ impl Replication {
             return Ok(Outcome::DoneForPeer);
         }
         let (named, mark, peer) = (version.clone(), mark.clone(), link.peer.name.clone());
-        let changed = self.off_runtime(move |store| {
-            let claim = store.claim(&named)?;
-            let changed = { let _ = &claim; false };
-            if changed {
+        let applied = self.off_runtime(move |store| {
+            // A fill of the version may take long.
+            let Some(claim) = store.try_claim(&named)? else { return Ok(false) };
+            let changed = store.apply_mark(&claim, &mark, &format!("by the peer {peer}"))?;
+            if !mark.is_lifted {
+                // A later event of the version means work again.
                 store.peers().forget(&named)?;
+            }
+            if changed {
                 let word = if mark.is_lifted { "lifted the tombstone" } else { "set a tombstone" };
                 log::info!(peer, version:% = named, origin = mark.origin, counter = mark.counter; "{word} of a version, as a peer has done");
             }
-            Ok(changed)
+            Ok(true)
         });
-        changed.await?;
-        Ok(Outcome::DoneForPeer)
+        Ok(match applied.await? {
+            true => Outcome::DoneForPeer,
+            false => Outcome::Failed {
+                reason: "another task works on the version".to_owned(),
+                is_definite: false,
+                retry_after: None,
+            },
+        })
     }
 }
 
