@@ -52,7 +52,7 @@ impl Fetch {
         let files = (info, modfile);
         let result = self.examine_and_publish(draft, held, files, verification, confirmation, shared).await;
         match &result {
-            Ok(_) => self.means.wrong.remove(&self.version),
+            Ok(_) => self.means.wrong.remove(&self.origin()),
             Err(Failed::Again(_)) => {}
             // The upstream has not sent it.
             Err(_) if shared.is_some_and(|shared| shared.is_read) => {}
@@ -65,7 +65,7 @@ impl Fetch {
 
     /// Notes that the zip is wrong, if the error says so.
     pub(super) fn note_wrong(&self, error: &Unavailable, claim: &Claim) {
-        self.means.wrong.note(&self.version, error, claim.known_record());
+        self.means.wrong.note(&self.origin(), error, claim.known_record());
     }
 
     async fn examine_and_publish(

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::expected::Expected;
 use super::means::Means;
 use super::progress::{Flight, Progress};
+use super::wrong::Origin;
 use crate::policy::Rule;
 use crate::unavailable::Unavailable;
 use crate::upstream::{Upstream, UpstreamError, Via};
@@ -46,6 +47,11 @@ pub(super) struct Fetch {
 impl Fetch {
     pub(super) fn upstream(&self) -> &Upstream {
         &self.rule.upstream
+    }
+
+    /// Returns the version and its list of upstreams.
+    pub(super) fn origin(&self) -> Origin {
+        (self.version.clone(), self.upstream().tag().map(str::to_owned))
     }
 
     pub(super) fn failed(&self, error: &UpstreamError) -> Unavailable {

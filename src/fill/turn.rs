@@ -43,7 +43,7 @@ impl Fetch {
         if let Some((_, claimed)) = &started
             && *self.wanted.borrow()
         {
-            self.means.wrong.check(&self.version, claimed.record.as_ref())?;
+            self.means.wrong.check(&self.origin(), claimed.record.as_ref())?;
         }
         Ok(started)
     }

@@ -1,6 +1,7 @@
 //! Versions whose downloaded zip proved wrong. The next downloads of such a version are spaced, so that requests for it do
 //! not download the zip each time. Meanwhile requests get the same error at once.
 //!
+//! Each list of upstreams has entries of its own, so that a wrong zip of a peer delays no download from the usual upstreams.
 //! The list is in memory only. A publish clears the entry of a version, and so does a change of its record, for example
 //! by `stoa remove --forget`.
 
@@ -19,10 +20,13 @@ const MAX_VERSIONS: usize = 10_000;
 /// The longest time without a download.
 const MAX_PAUSE: Duration = Duration::from_secs(10 * 60);
 
+/// A version, and the tag of the list of upstreams that it comes from.
+pub(super) type Origin = (ModuleVersion, Option<String>);
+
 /// The versions whose zip proved wrong.
 #[derive(Debug)]
 pub(super) struct WrongZips {
-    versions: Mutex<HashMap<ModuleVersion, Wrong>>,
+    versions: Mutex<HashMap<Origin, Wrong>>,
     /// The time without a download after the first wrong zip of a version. Each further time is twice as long.
     first_pause: Duration,
 }
@@ -42,51 +46,46 @@ impl WrongZips {
     }
 
     /// Returns the error of the last download if the next one may not start yet.
-    pub(super) fn check(&self, version: &ModuleVersion, record: Option<&Record>) -> Result<(), Unavailable> {
-        self.check_at(version, record, Instant::now())
+    pub(super) fn check(&self, origin: &Origin, record: Option<&Record>) -> Result<(), Unavailable> {
+        self.check_at(origin, record, Instant::now())
     }
 
     /// Notes that the zip of a version proved wrong. Ignores errors that are not about the zip.
-    pub(super) fn note(&self, version: &ModuleVersion, error: &Unavailable, record: Option<Record>) {
-        self.note_at(version, error, record, Instant::now());
+    pub(super) fn note(&self, origin: &Origin, error: &Unavailable, record: Option<Record>) {
+        self.note_at(origin, error, record, Instant::now());
     }
 
     /// Forgets a version.
-    pub(super) fn remove(&self, version: &ModuleVersion) {
-        self.lock().remove(version);
+    pub(super) fn remove(&self, origin: &Origin) {
+        self.lock().remove(origin);
     }
 
-    fn check_at(
-        &self,
-        version: &ModuleVersion,
-        record: Option<&Record>,
-        now: Instant,
-    ) -> Result<(), Unavailable> {
+    fn check_at(&self, origin: &Origin, record: Option<&Record>, now: Instant) -> Result<(), Unavailable> {
         let mut versions = self.lock();
-        let Some(wrong) = versions.get(version) else { return Ok(()) };
+        let Some(wrong) = versions.get(origin) else { return Ok(()) };
         if facts(wrong.record.as_ref()) != facts(record) {
-            versions.remove(version);
+            versions.remove(origin);
             return Ok(());
         }
         let left = wrong.until.saturating_duration_since(now);
         if left.is_zero() { Ok(()) } else { Err(wrong.error.clone().repeated(left)) }
     }
 
-    fn note_at(&self, version: &ModuleVersion, error: &Unavailable, record: Option<Record>, now: Instant) {
+    fn note_at(&self, origin: &Origin, error: &Unavailable, record: Option<Record>, now: Instant) {
         if !matches!(error, Unavailable::Differs(_) | Unavailable::Upstream(_)) {
             return;
         }
         let mut versions = self.lock();
-        let before = versions.get(version).map(|wrong| wrong.pause.saturating_mul(2));
+        let before = versions.get(origin).map(|wrong| wrong.pause.saturating_mul(2));
         let pause = before.unwrap_or(self.first_pause).min(MAX_PAUSE);
         if versions.len() >= MAX_VERSIONS && before.is_none() {
             make_room(&mut versions, now);
         }
         let wrong = Wrong { error: error.clone(), record, pause, until: now + pause };
-        versions.insert(version.clone(), wrong);
+        versions.insert(origin.clone(), wrong);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ModuleVersion, Wrong>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Wrong>> {
         // No code that can panic runs under this lock.
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,10 +97,10 @@ fn facts(record: Option<&Record>) -> Option<(Option<&H1>, Option<&H1>, bool)> {
 }
 
 /// Removes the versions whose pause is over, or else the version whose pause ends first.
-fn make_room(versions: &mut HashMap<ModuleVersion, Wrong>, now: Instant) {
+fn make_room(versions: &mut HashMap<Origin, Wrong>, now: Instant) {
     versions.retain(|_, wrong| wrong.until > now);
     if versions.len() >= MAX_VERSIONS {
-        let first = versions.iter().min_by_key(|(_, wrong)| wrong.until).map(|(version, _)| version.clone());
+        let first = versions.iter().min_by_key(|(_, wrong)| wrong.until).map(|(origin, _)| origin.clone());
         if let Some(first) = first {
             versions.remove(&first);
         }
@@ -114,8 +113,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn version(number: usize) -> ModuleVersion {
-        ModuleVersion::parse(&format!("example.com/m@v1.{number}.0")).unwrap()
+    fn version(number: usize) -> Origin {
+        (ModuleVersion::parse(&format!("example.com/m@v1.{number}.0")).unwrap(), None)
     }
 
     fn wrong() -> Unavailable {
@@ -152,6 +151,17 @@ mod tests {
         assert!(zips.check_at(&version(1), Some(&record), now).is_err());
         assert!(zips.check_at(&version(1), None, now).is_ok());
         assert!(zips.check_at(&version(1), Some(&record), now).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_zip_of_one_list_delays_no_other_list() {
+        let (zips, now) = (WrongZips::new(SECOND), Instant::now());
+        let of_peer = (version(1).0, Some("peer".to_owned()));
+        zips.note_at(&of_peer, &wrong(), None, now);
+        assert!(zips.check_at(&version(1), None, now).is_ok());
+        assert!(zips.check_at(&of_peer, None, now).is_err());
+        zips.remove(&version(1));
+        assert!(zips.check_at(&of_peer, None, now).is_err());
     }
 
     #[test]

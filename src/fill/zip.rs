@@ -32,7 +32,7 @@ impl Fetch {
         verification: &Verification,
     ) -> Result<Option<FetchedZip>, Unavailable> {
         // The flight may have started for the smaller files.
-        self.means.wrong.check(&self.version, claim.known_record().as_ref())?;
+        self.means.wrong.check(&self.origin(), claim.known_record().as_ref())?;
         let (mut growing, mut pace) = (None, Pace::new(self.means.min_rate));
         loop {
             let Some((slot, still_ours, mut download)) =

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{LogKind, Mark, Queued, QueuedKind, Store, VersionFile};
 
+use super::conflicts::note_conflict;
 use super::event::Event;
 use super::{Link, Replication, SyncError};
 
@@ -128,22 +129,4 @@ fn meaning(store: &Store, peer: &str, queued: &Queued, has_bucket: bool) -> Resu
             Meaning::Differs
         }
     })
-}
-
-/// Notes a conflict, and logs it if it is new. Nothing is overwritten.
-pub(super) fn note_conflict(
-    store: &Store,
-    peer: &str,
-    version: &ModuleVersion,
-    ours: &H1,
-    theirs: &H1,
-) -> Result<(), SyncError> {
-    if store.peers().note_conflict(peer, version, ours, theirs)? {
-        log::error!(
-            peer, version:%, ours:%, theirs:%,
-            help = "find out which content is right: see `stoa peers conflicts`";
-            "CONFLICT: a peer has other content for a version, nothing was changed"
-        );
-    }
-    Ok(())
 }

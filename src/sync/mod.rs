@@ -14,6 +14,7 @@
 //! | `turn` | the turn to pull, among the servers of a bucket |
 //! | `push` | notifications |
 //! | `intake` | events become work, unless the version is here |
+//! | `conflicts` | versions that have other content at a peer |
 //! | `once` | one synchronisation, for a command |
 //! | `work` | the work: fills, tombstones and their lifting |
 //! | `peer` | a peer, as the configuration describes it |
@@ -25,6 +26,7 @@
 mod answer;
 mod clock;
 mod compare;
+mod conflicts;
 mod event;
 mod gatekeeper;
 mod intake;

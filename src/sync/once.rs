@@ -35,6 +35,7 @@ impl Replication {
         if compares {
             self.compare(link).await?;
         }
+        self.settle_conflicts(link).await?;
         self.revive(link).await?;
         (synced.done, synced.failed) = self.work_off(link).await;
         Ok(Some(synced))

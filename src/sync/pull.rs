@@ -88,6 +88,9 @@ impl Replication {
             self.compare(link).await?;
             self.revive(link).await?;
         }
+        if !pulled.has_more {
+            self.settle_conflicts(link).await?;
+        }
         Ok(pulled)
     }
 

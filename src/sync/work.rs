@@ -13,7 +13,8 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{Mark, Queued, QueuedKind};
 use tokio::task::JoinSet;
 
-use super::intake::{Standing, note_conflict, standing};
+use super::conflicts::note_conflict;
+use super::intake::{Standing, standing};
 use super::replication::now_ms;
 use super::{Link, Replication, SyncError};
 use crate::fill::{Expected, Want};

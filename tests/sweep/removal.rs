@@ -280,16 +280,18 @@ fn lift() -> Scenario {
         drive: Box::new(only_stderr),
         check: Box::new(|root, traced, observed, is_kill| {
             let record = record(&root.join(RECORD), traced);
-            assert!(record.as_ref().is_none_or(|record| record.contains_key("tombstone")));
+            let has = |key| record.as_ref().is_some_and(|record| record.contains_key(key));
+            assert_ne!(has("tombstone"), has("lift"), "after {:?}", traced.hit);
             if !is_kill {
                 failed_clearly(traced, observed);
-                assert!(traced.code != 0 || record.is_none(), "success was reported after {:?}", traced.hit);
+                assert!(traced.code != 0 || has("lift"), "success was reported after {:?}", traced.hit);
             }
         }),
         again: Box::new(|root| {
             let output = run(root, &["remove", "--lift", PAIR]);
             assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
-            assert!(!root.join(RECORD).exists());
+            let record: toml::Table = fs::read_to_string(root.join(RECORD)).unwrap().parse().unwrap();
+            assert_eq!(record.keys().collect::<Vec<_>>(), ["lift"]);
         }),
     }
 }

@@ -39,6 +39,7 @@ pub struct Recorded {
     pub path: String,
     pub authorization: String,
     pub body: Vec<u8>,
+    pub is_lost: bool,
 }
 
 impl Recorded {
@@ -112,6 +113,12 @@ impl Link {
         self.shared.state().requests.iter().filter(|request| request.path.contains(part)).count()
     }
 
+    /// Returns how often a path was asked for by requests that were not lost.
+    pub fn delivered(&self, path: &str) -> usize {
+        let state = self.shared.state();
+        state.requests.iter().filter(|request| request.path == path && !request.is_lost).count()
+    }
+
     /// Waits until paths with this part were asked for so often.
     #[track_caller]
     pub fn wait_until_asked(&self, part: &str, times: usize) {
@@ -136,6 +143,7 @@ impl Shared {
             path: path.to_owned(),
             authorization: String::new(),
             body: Vec::new(),
+            is_lost: false,
         };
         let mut head = line.clone();
         let mut length = 0;
@@ -161,9 +169,9 @@ impl Shared {
         reader.read_exact(&mut recorded.body)?;
         let target = {
             let mut state = self.state();
-            let is_lost = state.is_cut || state.lost.iter().any(|part| recorded.path.contains(part));
+            recorded.is_lost = state.is_cut || state.lost.iter().any(|part| recorded.path.contains(part));
             state.requests.push(recorded.clone());
-            if is_lost {
+            if recorded.is_lost {
                 return Ok(());
             }
             self.targets[state.requests.len() % self.targets.len()]
@@ -219,7 +227,7 @@ mod tests {
         assert_eq!(client::get(at, "/a").text(), "one");
         link.cut();
         assert_eq!(client::get(at, "/a").status, client::BROKEN_OFF);
-        assert_eq!((link.asked("/a"), upstream.count("/a")), (4, 2));
+        assert_eq!((link.asked("/a"), link.delivered("/a"), upstream.count("/a")), (4, 2, 2));
         let first = link.requests().remove(0);
         assert_eq!(first.send_to(client::address(upstream.url())).text(), "one");
         let again = upstream.requests().pop().unwrap();

@@ -11,6 +11,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         trial("the same version at both ends at the same moment is no conflict", None, crossing),
         trial("different bytes for a version are a conflict at both ends", None, different),
+        trial("an operator settles a conflict", None, settled),
     ]
 }
 
@@ -103,4 +104,29 @@ fn different() {
     for (site, ours) in [(&a, &here), (&b, &there)] {
         assert!(site.stored(ours).as_ref() == Some(&ours.zip));
     }
+}
+
+fn settled() {
+    let (mut a, mut b) = (Site::new("a"), Site::new("b"));
+    let (to_b, to_a) = connect(&mut a, &mut b, &[OFFER, OFTEN]);
+    to_a.cut();
+    to_b.cut();
+    a.start();
+    b.start();
+    let [right, _] = publish_differently(&a, &b, "example.com/moved@v1.0.0");
+    to_a.heal();
+    to_b.heal();
+    for site in [&a, &b] {
+        testkit::until("a conflict at both ends", || site.conflicts().len() == 1);
+    }
+    // B was wrong, and its upstream has no such version any more.
+    b.upstream.fail(Some("404 Not Found"));
+    b.done(&["remove", "--forget", "--yes", "example.com/moved@v1.0.0"]);
+    testkit::until("the right bytes come from the peer", || {
+        b.server().get(&right.path("zip")) == (200, right.zip.clone())
+    });
+    b.wait_for(&right);
+    a.done(&["peers", "sync", "b"]);
+    b.done(&["peers", "sync", "a"]);
+    testkit::until("no conflict is left", || a.conflicts().is_empty() && b.conflicts().is_empty());
 }

@@ -3,13 +3,16 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use testkit::upstream::{Request, Script, Upstream, head};
+use stoa_gomod::zip;
+use testkit::upstream::{Module, Request, Script, Upstream, head};
 use testkit::{Case, trial};
 
 use super::{OFTEN, Site};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
+        trial("a wrong h1 is not stored under any name", None, wrong_h1),
+        trial("a wrong zip of a peer is not stored", None, wrong_zip),
         trial("an endless answer is ended", None, endless),
         trial("a pointer that goes back is refused", None, backwards),
         trial("a peer that answers garbage disturbs no other peer", None, garbage),
@@ -27,6 +30,10 @@ fn event(seq: u64, pair: &str, h1: Option<&str>) -> String {
     )
 }
 
+fn h1(module: &Module) -> String {
+    zip::examine(&module.zip, &module.version).unwrap().h1.to_string()
+}
+
 /// Returns the pointer in a request for events.
 fn pointer(request: &Request) -> Option<u64> {
     serde_json::from_slice::<Value>(&request.body).ok()?["pointers"][INDEX].as_u64()
@@ -38,6 +45,14 @@ fn page(events: &str, last: u64) -> Vec<u8> {
         "{{\"index\":\"{INDEX}\",\"current\":{last},\"known\":true}}\n{events}{{\"end\":true,\"seq\":{last},\"more\":false}}\n"
     )
     .into_bytes()
+}
+
+/// Starts a peer that announces some events, the last of which has the number `last`, and then nothing more.
+fn announcing(events: String, last: u64) -> Upstream {
+    answering(move |pointer| match pointer {
+        Some(seq) if seq >= last => Script::Body(page("", last)),
+        _ => Script::Body(page(&events, last)),
+    })
 }
 
 /// Starts a peer that answers requests for events from a known pointer by a function.
@@ -78,6 +93,54 @@ fn assert_others_go_on(site: &Site, honest: &Site) {
     let own = site.publish("example.com/own@v1.0.0");
     honest.wait_for(&own);
     assert_eq!(site.server().get("/healthz").0, 200);
+}
+
+/// The liar names the hash of other bytes than it sends. The upstream of b has what the liar sends.
+fn wrong_h1() {
+    let right = Module::new("example.com/m@v1.0.0", 1000);
+    let other = Module::new("example.com/m@v1.0.0", 2000);
+    let liar = announcing(event(1, "example.com/m@v1.0.0", Some(&h1(&other))), 1);
+    liar.serve(&right);
+    let (site, honest) = between(&liar);
+    liar.wait_until_asked(".zip", 1);
+    assert_others_go_on(&site, &honest);
+    assert!(site.stored(&right).is_none());
+    // A client gets the version from the upstream, and the liar's hash is a conflict.
+    site.upstream.serve(&right);
+    testkit::until("the version comes from the upstream", || {
+        site.server().get(&right.path("zip")) == (200, right.zip.clone())
+    });
+    site.wait_for(&right);
+    assert!(honest.upstream.asked("m/@v/v1.0.0.zip") == 0);
+}
+
+fn wrong_zip() {
+    let right = Module::new("example.com/m@v1.0.0", 200_000);
+    let wrong = right.clone().with_bad_crc();
+    let unannounced = Module::new("example.com/m@v1.1.0", 1000);
+    let other = Module::new("example.com/other@v1.0.0", 1000);
+    let events =
+        [event(1, "example.com/m@v1.0.0", Some(&h1(&right))), event(2, "example.com/m@v1.1.0", None)];
+    let liar = announcing(events.concat(), 2);
+    liar.serve(&wrong);
+    // The zip of another module, under the name of this one.
+    liar.serve(&Module { zip: other.zip, ..unannounced.clone() });
+    let (site, honest) = between(&liar);
+    liar.wait_until_asked(&right.path("zip"), 1);
+    liar.wait_until_asked(&unannounced.path("zip"), 1);
+    assert_others_go_on(&site, &honest);
+    for module in [&right, &unannounced] {
+        assert!(site.stored(module).is_none(), "{}", module.version);
+        // The beginning of a large zip is sent before its end is known.
+        let reply = site.server().ask("GET", &module.path("zip"), &[]);
+        assert!(reply.status >= 400 || !reply.is_whole, "{}", reply.status);
+    }
+    // Once the peer has the right bytes, the version comes from it or on request.
+    site.upstream.serve(&right);
+    testkit::until("the right zip is stored", || {
+        let reply = site.server().ask("GET", &right.path("zip"), &[]);
+        reply.status == 200 && reply.body == right.zip
+    });
 }
 
 /// Returns how much memory a server had at most, in KiB.

@@ -14,6 +14,7 @@ pub(super) fn cases() -> Vec<Case> {
         trial("both announce a version that neither has any more", None, neither_has_it),
         trial("a module outside of offer is 404 on every route", None, outside_of_offer),
         trial("a request of a peer downloads nothing", None, no_fill),
+        trial("a tombstone that is set and lifted at two ends has one result", None, tombstones),
         trial("a tombstone of a peer without accept_tombstones changes nothing", None, unaccepted_tombstone),
         trial("a version that is announced without content is never the latest", None, without_content),
         trial("a version is listed and served before its turn in the queue", None, metadata_first),
@@ -136,6 +137,37 @@ fn no_fill() {
         assert!(!reply.text().contains("v1.0.0"), "{path}: {}", reply.text());
     }
     assert!(site.upstream.requests().is_empty(), "{:?}", site.upstream.requests());
+}
+
+fn tombstones() {
+    let (mut a, mut b) = (Site::new("a"), Site::new("b"));
+    let (to_b, to_a) = connect(&mut a, &mut b, &[OFFER, OFTEN, "accept_tombstones = true"]);
+    a.start();
+    b.start();
+    let pair = "example.com/m@v1.0.0";
+    let module = a.publish(pair);
+    b.wait_for(&module);
+    let status = |site: &Site| site.server().get(&module.path("info")).0;
+    // Both ends decide while they cannot reach each other: B has decided more often.
+    to_a.cut();
+    to_b.cut();
+    a.done(&["remove", "--tombstone", "--reason", "contains a key", pair]);
+    b.done(&["remove", "--tombstone", pair]);
+    b.done(&["remove", "--lift", pair]);
+    testkit::until("A forbids the version", || status(&a) == 410);
+    to_a.heal();
+    to_b.heal();
+    testkit::until("the lifting arrives at A", || status(&a) != 410);
+    a.wait_until_current("b");
+    b.wait_until_current("a");
+    assert_ne!(status(&b), 410);
+    // A later tombstone reaches both, with its reason.
+    a.done(&["remove", "--tombstone", "--reason", "contains a key", pair]);
+    testkit::until("the tombstone arrives at B", || status(&b) == 410);
+    assert_eq!(status(&a), 410);
+    let listed = b.done(&["remove", "--list"]);
+    assert!(listed.contains("contains a key"), "{listed}");
+    assert!(b.stored(&module).is_none());
 }
 
 fn unaccepted_tombstone() {

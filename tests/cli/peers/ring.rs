@@ -19,6 +19,11 @@ const SEED: u64 = 0x5eed_0019;
 /// The memory that a server may need in addition to that of an idle one, in KiB.
 const MOST_ABOVE_IDLE: u64 = 64 << 10;
 
+/// The downloads that a server has at the same time, and those that its kill can interrupt: its own, and those of the other
+/// two from it.
+const AT_ONCE: usize = 4;
+const PER_KILL: usize = 3 * AT_ONCE;
+
 /// Numbers that are the same in each run.
 struct Random(u64);
 
@@ -59,7 +64,7 @@ fn ring() {
         site.start();
     }
     let idle = sites.iter().map(|site| memory(site, "VmRSS:")).max().unwrap();
-    let (mut random, mut most, mut kills) = (Random(SEED), [0; 3], 0);
+    let (mut random, mut most, mut kills, mut cuts) = (Random(SEED), [0; 3], 0, 0);
     let mut modules: Vec<(usize, Module)> = Vec::new();
     for n in 0..VERSIONS {
         let at = random.below(3);
@@ -78,7 +83,10 @@ fn ring() {
         if n % 25 == 24 {
             let line = &lines[random.below(lines.len())];
             match random.below(3) {
-                0 => line.cut(),
+                0 => {
+                    line.cut();
+                    cuts += 1;
+                }
                 1 => line.slow(Some(20_000)),
                 _ => {
                     line.heal();
@@ -110,14 +118,19 @@ fn ring() {
     for (at, module) in &modules {
         let path = module.path("zip");
         again += sites[*at].upstream.count(&path) - 1;
-        of_peers += lines.iter().map(|line| line.asked(&path)).sum::<usize>();
+        of_peers += lines.iter().map(|line| line.delivered(&path)).sum::<usize>();
     }
     println!(
-        "{kills} kills; {again} versions were downloaded again from an upstream; peers were asked for {of_peers} zips of {}; \
+        "{kills} kills and {cuts} cuts; {again} versions were downloaded again from an upstream; peers were asked {of_peers} times for {} zips; \
          {idle} KiB resident at the start, at most {most:?}",
         2 * modules.len()
     );
     assert!(again <= kills, "{again} versions were downloaded again after {kills} kills");
+    let bound = 2 * modules.len() + kills * PER_KILL + cuts * AT_ONCE;
+    assert!(
+        of_peers <= bound,
+        "{of_peers} downloads from peers, and at most {bound} are due to kills and cuts"
+    );
     for most in most {
         assert!(most < idle + MOST_ABOVE_IDLE, "{most} KiB were resident, {idle} KiB of an idle server");
     }
