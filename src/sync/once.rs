@@ -41,7 +41,7 @@ impl Replication {
         }
         self.settle_conflicts(link).await?;
         self.revive(link).await?;
-        (synced.done, synced.failed) = self.work_off(link).await;
+        (synced.done, synced.failed) = self.work_off(link).await?;
         Ok(Some(synced))
     }
 }

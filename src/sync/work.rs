@@ -69,7 +69,11 @@ impl Replication {
         let mut running: JoinSet<Key> = JoinSet::new();
         loop {
             while running.len() < self.max_concurrent {
-                let Some((number, queued, attempts)) = self.next(&mut ready, None).await else { break };
+                let next = self.next(&mut ready, None).await.unwrap_or_else(|error| {
+                    log::warn!(reason:% = error; "cannot read the queue of a peer");
+                    None
+                });
+                let Some((number, queued, attempts)) = next else { break };
                 let key = (number, queued.version.clone(), matches!(queued.what, QueuedKind::Mark(_)));
                 ready.begun.insert(key.clone());
                 let sync = Arc::clone(&self);
@@ -97,7 +101,7 @@ impl Replication {
     }
 
     /// Works until the queue of a peer has nothing that can be done now. Returns the number of finished and failed events.
-    pub(super) async fn work_off(self: &Arc<Self>, link: &Arc<Link>) -> (u64, u64) {
+    pub(super) async fn work_off(self: &Arc<Self>, link: &Arc<Link>) -> Result<(u64, u64), SyncError> {
         let only = self.links.iter().position(|other| Arc::ptr_eq(other, link));
         let mut ready = Ready {
             rows: self.links.iter().map(|_| VecDeque::new()).collect(),
@@ -108,7 +112,8 @@ impl Replication {
         let (mut finished, mut failed) = (0, 0);
         loop {
             while running.len() < self.max_concurrent {
-                let Some((number, queued, attempts)) = self.next(&mut ready, only).await else { break };
+                let next = self.next(&mut ready, only).await?;
+                let Some((number, queued, attempts)) = next else { break };
                 ready.begun.insert((
                     number,
                     queued.version.clone(),
@@ -120,46 +125,42 @@ impl Replication {
             match running.join_next().await {
                 Some(Ok(true)) => finished += 1,
                 Some(_) => failed += 1,
-                None => return (finished, failed),
+                None => return Ok((finished, failed)),
             }
         }
     }
 
     /// Returns the next event to work on, one peer after the other.
-    async fn next(&self, ready: &mut Ready, only: Option<usize>) -> Option<(usize, Queued, u32)> {
+    async fn next(
+        &self,
+        ready: &mut Ready,
+        only: Option<usize>,
+    ) -> Result<Option<(usize, Queued, u32)>, SyncError> {
         let count = self.links.len();
         for _ in 0..count {
             let number = only.unwrap_or(ready.turn % count);
             ready.turn = number + 1;
-            let rows = ready.rows.get_mut(number)?;
+            let Some(rows) = ready.rows.get_mut(number) else { break };
             if rows.is_empty() {
-                *rows = self.due(number, &ready.begun).await;
+                *rows = self.due(number, &ready.begun).await?;
             }
             if let Some((queued, attempts)) = rows.pop_front() {
-                return Some((number, queued, attempts));
+                return Ok(Some((number, queued, attempts)));
             }
         }
-        None
+        Ok(None)
     }
 
-    async fn due(&self, number: usize, begun: &HashSet<Key>) -> VecDeque<(Queued, u32)> {
-        let Some(link) = self.links.get(number) else { return VecDeque::new() };
+    async fn due(&self, number: usize, begun: &HashSet<Key>) -> Result<VecDeque<(Queued, u32)>, SyncError> {
+        let Some(link) = self.links.get(number) else { return Ok(VecDeque::new()) };
         let name = link.peer.name.clone();
         let limit = READ + begun.len();
-        let due = self.off_runtime(move |store| Ok(store.peers().due(&name, now_ms(), limit)?)).await;
-        match due {
-            Ok(due) => {
-                let is_new = |(queued, _): &(Queued, u32)| {
-                    let is_mark = matches!(queued.what, QueuedKind::Mark(_));
-                    !begun.contains(&(number, queued.version.clone(), is_mark))
-                };
-                due.into_iter().filter(is_new).collect()
-            }
-            Err(error) => {
-                log::warn!(peer = link.peer.name, reason:% = error; "cannot read the queue of a peer");
-                VecDeque::new()
-            }
-        }
+        let due = self.off_runtime(move |store| Ok(store.peers().due(&name, now_ms(), limit)?)).await?;
+        let is_new = |(queued, _): &(Queued, u32)| {
+            let is_mark = matches!(queued.what, QueuedKind::Mark(_));
+            !begun.contains(&(number, queued.version.clone(), is_mark))
+        };
+        Ok(due.into_iter().filter(is_new).collect())
     }
 
     /// Returns the time until an event is due.
@@ -298,7 +299,8 @@ impl Replication {
             // A fill of the version may take long.
             let Some(claim) = store.try_claim(&named)? else { return Ok(false) };
             let changed = store.apply_mark(&claim, &mark, &format!("by the peer {peer}"))?;
-            if !mark.is_lifted {
+            // Not after a mark that is lower than a lifting here, whose versions may be in the queue.
+            if store.records().get(&named)?.is_some_and(|record| record.tombstone.is_some()) {
                 // A later event of the version means work again.
                 store.peers().forget(&named)?;
             }
