@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use testkit::server::{self, Server};
-use testkit::sweep::{FAULTS, Observed, Scenario, anonymous, at_each_call, only_stderr, trials};
+use testkit::sweep::{
+    FAULTS, Observed, READ_FAULTS, Scenario, anonymous, at_each_call, only_stderr, trials, tries_all,
+};
 use testkit::tracer::{self, Act, Traced};
 use testkit::tree::shape;
 use testkit::{Case, transcript, trial, until};
@@ -23,15 +25,17 @@ use self::partner::{Partner, stoa};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = trials(&[("pull", pull), ("notification", notification)]);
-    for (fault, act) in FAULTS {
-        let is_of_disk = ["ENOSPC from then on", "EIO"].contains(&fault);
-        if is_of_disk || testkit::sweep::tries_all() && fault != "SIGKILL" {
+    for (fault, act) in FAULTS.into_iter().chain(READ_FAULTS) {
+        if OF_DISK.contains(&fault) || tries_all() && fault != "SIGKILL" {
             let name = format!("database of the peers: {fault}");
             tests.push(trial(&name.clone(), tracer::missing(), move || database(&name, act)));
         }
     }
     tests
 }
+
+/// The faults of the database that are always tried: a full disk, and a broken one.
+const OF_DISK: [&str; 2] = ["ENOSPC from then on", "EIO"];
 
 /// The arguments of a synchronisation with everything that a server does in turn.
 const SYNC: [&str; 4] = ["peers", "sync", "m", "--compare"];
