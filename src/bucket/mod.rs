@@ -7,6 +7,7 @@
 //! | module | content |
 //! | --- | --- |
 //! | `look` | looking for versions, and reading their files |
+//! | `mark` | tombstones of other deployments, and their lifting |
 //! | `list` | lists of the versions of a module |
 //! | `read` | files for the clients of a read-only server |
 //! | `turns` | turns of the transfers to those clients |
@@ -23,6 +24,7 @@ mod catalog;
 mod evict;
 mod list;
 mod look;
+mod mark;
 mod outage;
 mod publish;
 mod read;

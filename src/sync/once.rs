@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use stoa_store::Stop;
+
 use super::{Replication, SyncError};
 
 /// The result of a synchronisation.
@@ -33,6 +35,8 @@ impl Replication {
             }
         }
         if compares {
+            // Without a server, nothing else builds the index, and versions that it misses would be taken for missing.
+            self.off_runtime(|store| Ok(store.index().reconcile(&Stop::default()).map(drop)?)).await?;
             self.compare(link).await?;
         }
         self.settle_conflicts(link).await?;

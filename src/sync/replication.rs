@@ -333,12 +333,15 @@ impl Replication {
     ) -> Result<T, SyncError> {
         let store = Arc::clone(&self.services.store);
         let done = tokio::task::spawn_blocking(move || work(&store)).await;
-        done.unwrap_or_else(|error| {
-            if !error.is_cancelled() {
+        match done {
+            Ok(done) => done,
+            // The runtime is shutting down, and drops this task too. There is nothing to report.
+            Err(error) if error.is_cancelled() => std::future::pending().await,
+            Err(error) => {
                 log::error!(reason:% = error; "a task of the replication failed");
+                Err(SyncError::Task)
             }
-            Err(SyncError::Task)
-        })
+        }
     }
 }
 

@@ -290,6 +290,9 @@ impl Replication {
         if !link.peer.accept_tombstones || !link.peer.accept.matches(version.path().as_str()) {
             return Ok(Outcome::DoneForPeer);
         }
+        if let Some(tier) = &self.services.tier {
+            tier.apply_mark(version, mark).await?;
+        }
         let (named, mark, peer) = (version.clone(), mark.clone(), link.peer.name.clone());
         let applied = self.off_runtime(move |store| {
             // A fill of the version may take long.

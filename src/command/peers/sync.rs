@@ -13,7 +13,7 @@ use crate::command::fetch::stopped;
 use crate::config::Options;
 use crate::services::Services;
 use crate::sources::Sources;
-use crate::sync::{Replication, Synced};
+use crate::sync::{Replication, SyncError, Synced};
 use crate::tasks;
 
 /// The time that waiting threads have to end after everything else.
@@ -51,11 +51,7 @@ pub(super) fn run(context: &Context<'_>, name: &str, compares: bool) -> Result<P
         let replication = Replication::new(Arc::clone(&services), &replication);
         let replication = replication.map_err(|error| CommandError::new(Exit::USAGE, error))?;
         let ended = tokio::select! {
-            synced = replication.synchronise(name, compares) => synced.map_err(|error| {
-                let text = format!("cannot synchronise with the peer {name}: {error}");
-                CommandError::new(Exit::UNAVAILABLE, text)
-                    .help("check that the peer runs, and that both sides have each other's names and the same secret")
-            }),
+            synced = replication.synchronise(name, compares) => synced.map_err(|error| failed(name, error)),
             signal = stopped(&cancel) => signal.and_then(|cancelled| Err(cancelled.into())),
         };
         // Downloads that are under way leave nothing behind when they are dropped.
@@ -65,4 +61,19 @@ pub(super) fn run(context: &Context<'_>, name: &str, compares: bool) -> Result<P
     runtime.shutdown_timeout(LAST_WAIT);
     let Synced { events, done, failed } = synced?.unwrap_or_default();
     Ok(PeersDone::Synced { peer: name.to_owned(), events, done, failed })
+}
+
+/// Converts a failure. Those of this store are not failures of the peer.
+fn failed(name: &str, error: SyncError) -> CommandError {
+    match error {
+        SyncError::Index(error) => CommandError::new(Exit::IO, error),
+        SyncError::Queue(error) => error.into(),
+        SyncError::Store(error) => error.into(),
+        error => {
+            let text = format!("cannot synchronise with the peer {name}: {error}");
+            CommandError::new(Exit::UNAVAILABLE, text).help(
+                "check that the peer runs, and that both sides have each other's names and the same secret",
+            )
+        }
+    }
 }

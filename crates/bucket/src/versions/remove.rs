@@ -95,8 +95,8 @@ impl Versions {
     }
 
     /// Removes a version, and forbids it if a tombstone is given. A tombstone without a counter gets the next one. A
-    /// tombstone with a counter changes nothing if it is not higher than the mark in the manifest. Returns the content that it had: its objects can be
-    /// deleted. `None` if it did not exist.
+    /// tombstone with a counter changes nothing if it is not higher than the mark in the manifest. Returns the content that
+    /// it had: its objects can be deleted. `None` if it did not exist.
     pub async fn remove(
         &self,
         version: &ModuleVersion,

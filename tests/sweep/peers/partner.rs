@@ -1,0 +1,328 @@
+//! The peer `m` of the deployment `a`: a script that offers a log with some versions, a conflict and a tombstone.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use stoa_gomod::zip;
+use testkit::commands::run;
+use testkit::server;
+use testkit::signing::Signer;
+use testkit::upstream::{Module, Script, Upstream};
+use testkit::{STOA, client, create, transcript};
+
+const INDEX: &str = "0123456789abcdef0123456789abcdef";
+const SECRET: &str = "the secret of m and a, which nobody else knows";
+
+/// The number of events in an answer.
+const PAGE: usize = 2;
+
+/// The peer.
+#[derive(Clone)]
+pub(super) struct Partner(Arc<Inner>);
+
+struct Inner {
+    upstream: Upstream,
+    versions: Versions,
+    log: Vec<String>,
+    is_silent: Arc<AtomicBool>,
+    /// The store of the current run.
+    root: Mutex<PathBuf>,
+    /// The number of downloads of each new version before the disturbed run.
+    before: Mutex<Vec<usize>>,
+    /// The number of downloads of each new version, and whether it was stored, after the disturbed run.
+    after: Mutex<Vec<(usize, bool)>>,
+}
+
+/// The versions at both ends.
+struct Versions {
+    /// Versions that only the peer has.
+    new: Vec<Module>,
+    /// A version that both have, with the same content.
+    common: Module,
+    /// A version that both have, with other content at each: here and there.
+    conflict: [Module; 2],
+    /// A version that is stored here, and has a tombstone there.
+    forbidden: Module,
+}
+
+impl Versions {
+    fn new() -> Self {
+        Self {
+            new: ["example.com/a@v1.0.0", "example.com/B/c@v0.1.0"].map(|pair| Module::new(pair, 500)).into(),
+            common: Module::new("example.com/common@v1.0.0", 100),
+            conflict: [100, 200].map(|bytes| Module::new("example.com/conflict@v1.0.0", bytes)),
+            forbidden: Module::new("example.com/forbidden@v1.0.0", 100),
+        }
+    }
+
+    /// Returns the events of the peer. Pages end between each two.
+    fn log(&self) -> Vec<String> {
+        let [first, second] = &self.new[..] else { panic!("two new versions") };
+        let published = [first, &self.common, &self.conflict[1], second];
+        let mut log: Vec<String> =
+            published.into_iter().enumerate().map(|(n, module)| event(n + 1, module)).collect();
+        let (module, version) = (self.forbidden.version.path(), self.forbidden.version.version());
+        let seq = log.len() + 1;
+        log.push(format!(
+            r#"{{"seq":{seq},"module":"{module}","version":"{version}","kind":"tombstoned","origin":"m","counter":1,"at":"2026-01-02T03:04:05Z","reason":"a key"}}"#
+        ));
+        log
+    }
+}
+
+fn event(seq: usize, module: &Module) -> String {
+    let h1 = zip::examine(&module.zip, &module.version).unwrap().h1;
+    let (path, version) = (module.version.path(), module.version.version());
+    format!(
+        r#"{{"seq":{seq},"module":"{path}","version":"{version}","kind":"published","time":1,"h1":"{h1}","bytes":1000}}"#
+    )
+}
+
+impl Partner {
+    pub(super) fn start() -> Self {
+        let versions = Versions::new();
+        let log = versions.log();
+        let is_silent = Arc::new(AtomicBool::new(false));
+        let (of_answers, may_not) = (log.clone(), Arc::clone(&is_silent));
+        let upstream = Upstream::with(move |request| {
+            let log = if may_not.load(Ordering::SeqCst) { &[] } else { &of_answers[..] };
+            match request.path.as_str() {
+                "/sync/v1/events" => Script::Body(events(log, &request.body)),
+                "/sync/v1/digests" => Script::Body(digests(log)),
+                _ => Script::Status(404, "text/plain", b"not found\n"),
+            }
+        });
+        // Also those that nobody may ask for.
+        let Versions { new, common, conflict, forbidden } = &versions;
+        for module in new.iter().chain([common, &conflict[1], forbidden]) {
+            upstream.serve(module);
+        }
+        Self(Arc::new(Inner {
+            upstream,
+            versions,
+            log,
+            is_silent,
+            root: Mutex::default(),
+            before: Mutex::default(),
+            after: Mutex::default(),
+        }))
+    }
+
+    /// Answers as a peer without any event, or with all events again. Files are answered always.
+    pub(super) fn be_silent(&self, is_silent: bool) {
+        self.0.is_silent.store(is_silent, Ordering::SeqCst);
+    }
+
+    /// Makes a folder with a store and its configuration. The store has what is here at the beginning.
+    pub(super) fn template(&self) -> tempfile::TempDir {
+        let folder = testkit::tempdir();
+        let secret = folder.path().join("secret");
+        fs::write(&secret, SECRET).unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let url = self.0.upstream.url();
+        // The index and the notes of last use have sweeps of their own.
+        let text = format!(
+            "upstream = \"off\"\ngosumdb = \"off\"\n[last_use]\ninterval = 0\n[peers]\nname = \"a\"\nmax_concurrent = 1\n\
+             [[peer]]\nname = \"m\"\nurl = \"{url}\"\nsecret_file = \"secret\"\noffer = []\npush = false\n\
+             accept_tombstones = true\ninterval = \"1h\"\n"
+        );
+        fs::write(folder.path().join("config.toml"), text).unwrap();
+        let root = folder.path().join("store");
+        create(&root);
+        let Versions { common, conflict, forbidden, .. } = &self.0.versions;
+        for module in [common, &conflict[0], forbidden] {
+            module.put_unsealed(&root);
+        }
+        // Gives them seals.
+        let output = run(&root, &["verify"]);
+        assert!(output.status.success(), "{}", transcript(&output));
+        // Builds the index.
+        self.be_silent(true);
+        super::sync(&root);
+        folder
+    }
+
+    /// Copies a template to the folder of a run.
+    pub(super) fn prepare(&self, template: &Path, folder: &Path) {
+        // With the times of the files, without which seals do not count.
+        let copied = Command::new("cp").arg("-a").arg(template.join(".")).arg(folder).status().unwrap();
+        assert!(copied.success());
+        *self.0.root.lock().unwrap() = folder.join("store");
+        *self.0.before.lock().unwrap() = self.downloads();
+        self.0.after.lock().unwrap().clear();
+    }
+
+    /// Notifies a server of everything. Returns whether it accepted the events.
+    pub(super) fn notify(&self, url: &str) -> bool {
+        // A request that is signed before the first answer may count as one to an earlier process.
+        if server::get(url, "/healthz").is_err() {
+            return false;
+        }
+        let body = format!(r#"{{"index":"{INDEX}","events":[{}]}}"#, self.0.log.join(","));
+        let authorization = Signer::new("m", "a", SECRET).sign("POST", "/sync/v1/notify", body.as_bytes());
+        let headers = [("Authorization", authorization.as_str())];
+        let address = client::address(url);
+        let sent = client::try_send(address, "POST", "/sync/v1/notify", &headers, body.as_bytes());
+        sent.is_ok_and(|reply| reply.status == 202)
+    }
+
+    /// Returns whether a server on the store of the current run has work left.
+    pub(super) fn has_work(&self) -> bool {
+        let root = self.0.root.lock().unwrap().clone();
+        if !self.is_done(&root) {
+            return true;
+        }
+        let state = state(&root);
+        let last = if self.0.is_silent.load(Ordering::SeqCst) { 0 } else { self.0.log.len() };
+        // The server has pulled and compared since its start.
+        state["current"] != last || state["last_comparison"].is_null() || state["queued"] != 0
+    }
+
+    fn downloads(&self) -> Vec<usize> {
+        self.0.versions.new.iter().map(|module| self.0.upstream.count(&module.path("zip"))).collect()
+    }
+
+    /// Returns whether all versions are stored, and the forbidden one is gone.
+    pub(super) fn is_done(&self, root: &Path) -> bool {
+        let Versions { new, forbidden, .. } = &self.0.versions;
+        new.iter().all(|module| folder(root, module).exists()) && !folder(root, forbidden).exists()
+    }
+
+    /// Notes the state after a disturbed run. Versions that are there are complete, and no version was downloaded twice.
+    pub(super) fn note(&self, root: &Path, hit: &str) {
+        let Versions { new, common, conflict, forbidden } = &self.0.versions;
+        for module in [common, &conflict[0]] {
+            assert!(is_whole(root, module, hit), "{} is lost after {hit}", module.version);
+        }
+        let is_gone = !is_whole(root, forbidden, hit);
+        assert!(!is_gone || is_recorded(root, forbidden), "a tombstone without a record after {hit}");
+        let before = self.0.before.lock().unwrap();
+        let downloads = self.downloads();
+        for ((module, before), after) in new.iter().zip(before.iter()).zip(&downloads) {
+            assert!(after - before <= 1, "{} was downloaded twice before {hit}", module.version);
+        }
+        *self.0.after.lock().unwrap() =
+            downloads.into_iter().zip(new.iter().map(|module| is_whole(root, module, hit))).collect();
+    }
+
+    /// Checks that everything is done after the second run, and that it downloaded no stored version again.
+    pub(super) fn check(&self, root: &Path) {
+        let Versions { new, common, conflict, forbidden } = &self.0.versions;
+        for module in new.iter().chain([common, &conflict[0]]) {
+            assert!(is_whole(root, module, "the end"), "{} is lost", module.version);
+        }
+        assert!(!folder(root, forbidden).exists() && is_recorded(root, forbidden), "the tombstone is lost");
+        let downloads = self.downloads();
+        let after: Vec<_> = self.0.after.lock().unwrap().drain(..).collect();
+        for ((module, now), (before, was_stored)) in new.iter().zip(downloads).zip(after) {
+            let expected = usize::from(!was_stored);
+            assert_eq!(now - before, expected, "downloads of {} in the second run", module.version);
+        }
+        for module in [common, &conflict[0], forbidden] {
+            assert_eq!(self.0.upstream.count(&module.path("zip")), 0, "{} was downloaded", module.version);
+        }
+        let state = state(root);
+        let numbers = ["lag_events", "queued", "parked", "conflicts"].map(|name| state[name].as_u64());
+        assert_eq!(numbers, [Some(0), Some(0), Some(0), Some(1)], "{state}");
+        let output = run(root, &["verify"]);
+        assert!(output.status.success(), "{}", transcript(&output));
+    }
+}
+
+/// Prepares a command for the deployment.
+pub(super) fn stoa(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(STOA);
+    command.args(arguments).arg("--config").arg(root.with_file_name("config.toml")).arg("--store").arg(root);
+    command.env_remove("GOPROXY").env_remove("STOA_STORE").env_remove("STOA_UPSTREAM").env("GOENV", "off");
+    // Each program reads the roots of the system otherwise, which takes most of its time.
+    command
+        .env("SSL_CERT_FILE", testkit::project("crates/testkit/src/certificate.pem"))
+        .env_remove("SSL_CERT_DIR");
+    command
+}
+
+/// Returns what `stoa peers` says of the peer.
+pub(super) fn state(root: &Path) -> Value {
+    let output = stoa(root, &["peers", "--format", "json"]).output().unwrap();
+    assert!(output.status.success(), "{}", transcript(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().next().unwrap()).unwrap()
+}
+
+fn folder(root: &Path, module: &Module) -> PathBuf {
+    let (path, version) = (module.version.path().escaped(), module.version.version().escaped());
+    root.join(format!("modules/{path}/@v/{version}"))
+}
+
+/// Returns whether a version is there. Then it is complete.
+fn is_whole(root: &Path, module: &Module, hit: &str) -> bool {
+    let folder = folder(root, module);
+    let is_there = folder.exists();
+    for (name, content) in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
+        let has_it = fs::read(folder.join(name)).is_ok_and(|found| found == *content);
+        assert!(!is_there || has_it, "the {name} of {} is wrong after {hit}", module.version);
+    }
+    is_there
+}
+
+/// Returns whether the record of a version has the tombstone of the peer.
+fn is_recorded(root: &Path, module: &Module) -> bool {
+    let (path, version) = (module.version.path().escaped(), module.version.version().escaped());
+    let Ok(text) = fs::read_to_string(root.join(format!("records/{path}/@v/{version}.toml"))) else {
+        return false;
+    };
+    let record: toml::Table = toml::from_str(&text).unwrap();
+    let tombstone = record.get("tombstone").and_then(toml::Value::as_table);
+    tombstone.is_some_and(|tombstone| {
+        tombstone["origin"].as_str() == Some("m") && tombstone["counter"].as_integer() == Some(1)
+    })
+}
+
+/// Answers a request for events.
+fn events(log: &[String], request: &[u8]) -> Vec<u8> {
+    let request: Value = serde_json::from_slice(request).unwrap();
+    if let Some(modules) = request["modules"].as_array() {
+        let of_module = |module: &Value| {
+            let event = format!("\"module\":{module}");
+            log.iter().filter(move |line| line.contains(&event)).cloned()
+        };
+        return answer(log, true, modules.iter().flat_map(of_module), 0, false);
+    }
+    let Some(after) = request["pointers"][INDEX].as_u64() else {
+        return answer(log, false, [], 0, false);
+    };
+    let from = log.len().min(after as usize);
+    let to = log.len().min(from + PAGE);
+    answer(log, true, log[from..to].iter().cloned(), to, to < log.len())
+}
+
+fn answer(
+    log: &[String],
+    known: bool,
+    events: impl IntoIterator<Item = String>,
+    seq: usize,
+    more: bool,
+) -> Vec<u8> {
+    let mut lines = vec![format!(r#"{{"index":"{INDEX}","current":{},"known":{known}}}"#, log.len())];
+    lines.extend(events);
+    lines.push(format!(r#"{{"end":true,"seq":{seq},"more":{more}}}"#));
+    lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
+}
+
+/// Answers with digests that differ from those of every store.
+fn digests(log: &[String]) -> Vec<u8> {
+    let of_line =
+        |line: &String| serde_json::from_str::<Value>(line).unwrap()["module"].as_str().map(str::to_owned);
+    let modules: std::collections::BTreeSet<String> = log.iter().filter_map(of_line).collect();
+    let mut text = String::new();
+    for module in modules {
+        text.push_str(&format!("{{\"module\":\"{module}\",\"digest\":\"{:064}\"}}\n", 0));
+    }
+    text.push_str("{\"end\":true,\"more\":false}\n");
+    text.into_bytes()
+}
