@@ -161,7 +161,7 @@ keys and three set-ups. If there is a peer, `peers.name` is required.
 | `accept_tombstones` | BOOL | `false` | whether the tombstones of the peer apply here, too |
 | `pull` | BOOL | `true` | whether this deployment asks the peer for events |
 | `push` | BOOL | `true` | whether this deployment notifies the peer of new versions |
-| `interval` | DURATION | `1m` | the pause between two requests for events, and the maximum time that the peer may hold such a request |
+| `interval` | DURATION | `1m` | the pause between two requests for events; with 0, the peer holds each request until it has an event, for at most 50 seconds |
 | `bandwidth` | SIZE | `0` | the maximum speed of downloads of zips from the peer in bytes per second; 0 for no maximum |
 
 `secret_file` and `ca_file` may be relative to the folder of the config file. A secret that other users may read is refused. Two

@@ -25,8 +25,8 @@ pub(super) fn list(store: &Store, reporter: &Reporter) -> Result<PeersDone, Comm
     }
     if !conflicts.is_empty() {
         reporter.remark(
-            "find out which content is right; on the side with the wrong content, run `stoa remove --forget \
-             MODULE@VERSION` and then `stoa fetch MODULE@VERSION`",
+            "find out which content is right; on the side with the wrong content, run `stoa remove --forget MODULE@VERSION` \
+             and then request the version from its server",
         );
     }
     Ok(PeersDone::Listed { conflicts: conflicts.len() as u64 })

@@ -101,7 +101,7 @@ impl PeerTable {
         }
         let accept = table.line_of_key("accept").map(|_| patterns(table, "accept"));
         let accept_tombstones = table.switch("accept_tombstones");
-        let interval = table.scalar("interval", parse::timeout);
+        let interval = table.scalar("interval", parse::duration);
         let bandwidth = table.scalar("bandwidth", parse::rate);
         let line_of = |key| table.line_of_key(key).unwrap_or(table.line);
         let lines = Lines {

@@ -1,8 +1,10 @@
 //! `stoa peers`, without a server.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
-use testkit::{Case, trial};
+use testkit::{Case, STOA, transcript, trial};
 
 use super::Site;
 
@@ -10,6 +12,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         trial("stoa peers lists the peers of the configuration", None, listed),
         trial("stoa peers needs a peer in the configuration", None, without_peer),
+        trial("the configurations in the documentation are valid", None, documented),
     ]
 }
 
@@ -40,4 +43,27 @@ fn without_peer() {
     testkit::create(&site.store());
     let output = site.stoa(&["peers"]);
     assert_eq!(output.status.code(), Some(64), "{}", testkit::transcript(&output));
+}
+
+fn documented() {
+    let page = fs::read_to_string(testkit::project("docs/several-deployments.md")).unwrap();
+    let blocks: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    // Two peers, a hub with two spokes, a ring of three, and three on the way through a DMZ.
+    assert_eq!(blocks.len(), 2 + 3 + 3 + 3);
+    for block in blocks {
+        let site = Site::new("documented");
+        fs::create_dir(site.folder.path().join("secrets")).unwrap();
+        let named =
+            |line: &str| Some(line.trim().strip_prefix("secret_file = \"")?.split_once('"')?.0.to_owned());
+        for name in block.lines().filter_map(named) {
+            let path = site.folder.path().join(&name);
+            fs::write(&path, format!("{name}, which is not really a secret")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let path = site.folder.path().join("config.toml");
+        fs::write(&path, block).unwrap();
+        let output = Command::new(STOA).args(["config", "check", "--config"]).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{block}\n{}", transcript(&output));
+    }
 }

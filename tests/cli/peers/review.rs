@@ -18,6 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         trial("a tombstone of a peer without accept_tombstones changes nothing", None, unaccepted_tombstone),
         trial("a version that is announced without content is never the latest", None, without_content),
         trial("a version is listed and served before its turn in the queue", None, metadata_first),
+        trial("with interval 0 the peer holds a pull until there is an event", None, long_poll),
         trial("a version that was removed here comes back on request only", None, removed),
         trial("an event in a ring of three goes no further than once round", None, ring_of_three),
     ]
@@ -231,6 +232,28 @@ fn metadata_first() {
     assert!(a.server().get(&module.path("zip")) == (200, module.zip.clone()));
     a.wait_for(&module);
     testkit::until("the queue is empty", || a.peer("m")["queued"] == 0);
+}
+
+fn long_poll() {
+    let (mut m, mut a) = (Site::new("m"), Site::new("a"));
+    let (to_a, to_m) = connect(&mut m, &mut a, &[OFFER, "interval = 0"]);
+    to_a.lose(NOTIFY);
+    m.start();
+    let first = m.publish("example.com/m@v1.0.0");
+    a.start();
+    a.wait_for(&first);
+    let holds = || {
+        let requests = to_m.requests();
+        let last = requests.iter().rfind(|request| request.path == "/sync/v1/events").unwrap();
+        let pointer = a.peer("m")["pointer"].clone();
+        let body: serde_json::Value = serde_json::from_slice(&last.body).unwrap();
+        body["wait"].as_u64().is_some_and(|seconds| seconds > 1)
+            && body["pointers"].as_object().is_some_and(|all| all.values().any(|seq| *seq == pointer))
+    };
+    testkit::until("A waits at M for the next event", holds);
+    let second = m.publish("example.com/m@v1.1.0");
+    a.wait_for(&second);
+    m.wait_until_current("a");
 }
 
 fn removed() {
