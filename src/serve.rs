@@ -140,6 +140,9 @@ pub async fn run(
     );
     services.close();
     upkeep.close();
+    if let Some(replication) = &replication {
+        replication.close();
+    }
     drop(watching);
     let ended = tokio::time::timeout(options.grace, async {
         graceful.shutdown().await;

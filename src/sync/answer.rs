@@ -111,7 +111,7 @@ impl Replication {
                     Ok((page, is_empty))
                 })
                 .await?;
-            if !is_empty || Instant::now() >= until {
+            if !is_empty || self.is_closing() || Instant::now() >= until {
                 return Ok(PeerAnswer::json(StatusCode::OK, page));
             }
             let next_look = until.min(Instant::now() + LOOK_EVERY);

@@ -1,7 +1,7 @@
 //! The replication of a server: its peers and its tasks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -52,6 +52,7 @@ pub(crate) struct Replication {
     pub(super) news: watch::Sender<u64>,
     /// Rings when the queue has got work.
     pub(super) wake: Notify,
+    is_closing: AtomicBool,
     gatekeeper: Gatekeeper,
     clock: Clock,
 }
@@ -231,6 +232,7 @@ impl Replication {
             counts: Counts::default(),
             news: watch::Sender::new(0),
             wake: Notify::new(),
+            is_closing: AtomicBool::new(false),
             gatekeeper: Gatekeeper::new(&options.name, options.peers.iter().cloned(), clock.began_ms()),
             clock,
             services,
@@ -272,6 +274,16 @@ impl Replication {
         }
         tasks.push(tokio::spawn(Arc::clone(self).keep_working()).abort_handle());
         tasks
+    }
+
+    /// Answers the requests that wait for news, because the server shuts down.
+    pub(crate) fn close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+        self.news.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
     }
 
     /// Returns the receiver of signed requests.

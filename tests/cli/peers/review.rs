@@ -1,7 +1,11 @@
 //! Cases that a review of the design found.
 
 use std::fs;
+use std::thread;
 
+use serde_json::Value;
+
+use testkit::client;
 use testkit::link::Link;
 use testkit::upstream::Upstream;
 use testkit::{Case, trial};
@@ -19,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         trial("a version that is announced without content is never the latest", None, without_content),
         trial("a version is listed and served before its turn in the queue", None, metadata_first),
         trial("with interval 0 the peer holds a pull until there is an event", None, long_poll),
+        trial("a server that stops answers the peers that wait for an event", None, stops_at_once),
         trial("a version that was removed here comes back on request only", None, removed),
         trial("an event in a ring of three goes no further than once round", None, ring_of_three),
     ]
@@ -232,6 +237,24 @@ fn metadata_first() {
     assert!(a.server().get(&module.path("zip")) == (200, module.zip.clone()));
     a.wait_for(&module);
     testkit::until("the queue is empty", || a.peer("m")["queued"] == 0);
+}
+
+fn stops_at_once() {
+    let mut site = Site::new("b");
+    site.add_peer("a", "http://127.0.0.1:1", &["offer = []", NEVER]);
+    // Without an answer, the request is aborted after this time.
+    site.variables.push(("STOA_GRACE".to_owned(), "1s".to_owned()));
+    site.start();
+    let (link, signer) = (Link::to(site.address), site.signer("a"));
+    let known = signer.post(site.address, "/sync/v1/events", r#"{"pointers":{}}"#);
+    let header: Value = serde_json::from_str(known.text().lines().next().unwrap()).unwrap();
+    let body = format!(r#"{{"pointers":{{{}:{}}},"wait":60}}"#, header["index"], header["current"]);
+    let address = client::address(link.url());
+    let waiting = thread::spawn(move || signer.post(address, "/sync/v1/events", &body));
+    testkit::until("the request is sent", || !link.requests().is_empty());
+    assert!(site.server.take().unwrap().stop().success());
+    let reply = waiting.join().unwrap();
+    assert!(reply.status == 200 && reply.text().contains("\"end\":true"), "{reply:?}");
 }
 
 fn long_poll() {
