@@ -102,7 +102,7 @@ impl Replication {
                     let mut page = Vec::new();
                     push_line(&mut page, &header);
                     let Some(after) = after else {
-                        push_line(&mut page, &End { end: true, seq: 0, more: false });
+                        push_line(&mut page, &End { end: true, seq: 0, more: false, after: None });
                         return Ok((page, false));
                     };
                     let end = events_after(store, &peer, after, &mut page)?;
@@ -141,7 +141,7 @@ impl Replication {
                     sent += 1;
                 }
             }
-            push_line(&mut page, &End { end: true, seq: 0, more });
+            push_line(&mut page, &End { end: true, seq: 0, more, after: None });
             Ok(page)
         });
         Ok(PeerAnswer::json(StatusCode::OK, page.await?))
@@ -174,13 +174,14 @@ impl Replication {
             let modules = store.index().logged_modules(&request.after, DIGESTS)?;
             let mut page = Vec::new();
             let more = modules.len() == DIGESTS;
+            let after = modules.last().filter(|_| more).cloned();
             for module in modules {
                 if peer.offer.matches(&module) {
                     let digest = digest(&store.index().events_of(&module)?);
                     push_line(&mut page, &Digest { module, digest });
                 }
             }
-            push_line(&mut page, &End { end: true, seq: 0, more });
+            push_line(&mut page, &End { end: true, seq: 0, more, after });
             Ok(page)
         });
         Ok(PeerAnswer::json(StatusCode::OK, page.await?))
@@ -199,7 +200,7 @@ fn events_after(store: &Store, peer: &Peer, after: u64, page: &mut Vec<u8>) -> R
         let is_last = events.len() < EVENTS;
         for event in events {
             if sent == EVENTS {
-                return Ok(End { end: true, seq, more: true });
+                return Ok(End { end: true, seq, more: true, after: None });
             }
             read += 1;
             seq = event.seq;
@@ -209,10 +210,10 @@ fn events_after(store: &Store, peer: &Peer, after: u64, page: &mut Vec<u8>) -> R
             }
         }
         if is_last {
-            return Ok(End { end: true, seq, more: false });
+            return Ok(End { end: true, seq, more: false, after: None });
         }
     }
-    Ok(End { end: true, seq, more: true })
+    Ok(End { end: true, seq, more: true, after: None })
 }
 
 /// Returns the digest of the state of a module, which is the same for the same versions and marks.

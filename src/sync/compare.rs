@@ -32,8 +32,8 @@ impl Replication {
             for modules in differ.chunks(MODULES_AT_ONCE) {
                 self.take_modules(link, modules).await?;
             }
-            match last {
-                Some(last) if end.more => after = last,
+            match end.after.or(last) {
+                Some(last) if end.more && last > after => after = last,
                 _ => break,
             }
         }

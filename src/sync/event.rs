@@ -157,6 +157,9 @@ pub(super) struct End {
     pub(super) seq: u64,
     /// Whether there is more.
     pub(super) more: bool,
+    /// Of digests: the last module that was looked at. It may be one that is not offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) after: Option<String>,
 }
 
 /// A notification.
@@ -244,7 +247,7 @@ mod tests {
             panic!("not skipped")
         };
         let end = parse_line::<Event>(br#"{"end":true,"seq":9,"more":false}"#).unwrap();
-        assert!(matches!(end, Line::End(End { end: true, seq: 9, more: false })));
+        assert!(matches!(end, Line::End(End { end: true, seq: 9, more: false, after: None })));
         for wrong in ["", "{}", "[1]", r#"{"seq":-1,"module":"a","version":"b","kind":"published"}"#] {
             assert!(parse_line::<Event>(wrong.as_bytes()).is_err(), "{wrong}");
         }

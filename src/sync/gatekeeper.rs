@@ -79,7 +79,8 @@ impl Refusal {
         match self {
             Self::Malformed => self.to_string(),
             Self::OtherReceiver(_) | Self::Unknown(_) | Self::Forged(_) => {
-                "the signature is not accepted; the reason is in the log of this server".to_owned()
+                "the signature is not accepted; the reason is in the log of the server that refused it"
+                    .to_owned()
             }
             Self::WrongTime { .. } => "the time of the request is wrong".to_owned(),
             Self::Replayed(_) => "the request was received before".to_owned(),

@@ -31,6 +31,8 @@ fn a_removed_staging_folder_is_created_again_by_the_next_download() {
         assert_eq!(status, 200);
         String::from_utf8(body).unwrap()
     };
+    // Building the index would create the folder again.
+    testkit::until("the index is built", || server.get("/catalog").0 == 200);
     for (n, whole) in [true, false].into_iter().enumerate() {
         assert_eq!(ready(), "ready\n");
         let run = run_folder(root).unwrap();

@@ -26,7 +26,7 @@ pub(super) fn list(store: &Store, reporter: &Reporter) -> Result<PeersDone, Comm
     if !conflicts.is_empty() {
         reporter.remark(
             "find out which content is right; on the side with the wrong content, run `stoa remove --forget MODULE@VERSION` \
-             and then request the version from its server",
+             and then request the version from the Stoa server of that side",
         );
     }
     Ok(PeersDone::Listed { conflicts: conflicts.len() as u64 })

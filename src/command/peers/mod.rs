@@ -25,8 +25,9 @@ use super::{Command, Entry};
 #[command(after_help = "\
 The state of a peer is `current` if this deployment has looked at all its events and its queue is empty, `behind` if it has \
 not, `failing` if the last request failed, and `new` before the first answer. A peer with `pull = false` is `not pulled`. \
-BEHIND is the number of events that are left to do. AGE is the time that the oldest of them has waited, or the time since the \
-last contact if that failed. PARKED versions have failed often and wait for `stoa peers sync`. The numbers are those of the \
+BEHIND is the number of events that are left to do. AGE is the time that the oldest of them has waited. If the last request \
+failed, it is at least the time since the last contact, which succeeded. PARKED versions have failed often. They wait for the \
+daily comparison or for `stoa peers sync`. The numbers are those of the \
 store of this machine.
 
 Examples:
@@ -145,7 +146,7 @@ impl Summary for PeersDone {
         match self {
             Self::Synced { failed: 1.., peer, .. } => {
                 let text = format!("some versions of the peer {peer} could not be fetched");
-                let help = "the reasons are in the log with -v; a running server tries again";
+                let help = "the reasons are in the log with -vv; a running server tries again";
                 Err(CommandError::new(Exit::UNAVAILABLE, text).help(help))
             }
             _ => Ok(()),

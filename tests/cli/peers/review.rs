@@ -30,6 +30,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 const OFFER: &str = "offer = [\"*\"]";
+const EVENTS: &str = "/sync/v1/events";
 const NOTIFY: &str = "/sync/v1/notify";
 
 fn rebuilt() {
@@ -245,16 +246,30 @@ fn stops_at_once() {
     // Without an answer, the request is aborted after this time.
     site.variables.push(("STOA_GRACE".to_owned(), "1s".to_owned()));
     site.start();
-    let (link, signer) = (Link::to(site.address), site.signer("a"));
-    let known = signer.post(site.address, "/sync/v1/events", r#"{"pointers":{}}"#);
+    let (address, signer) = (site.address, site.signer("a"));
+    let known = signer.post(address, EVENTS, r#"{"pointers":{}}"#);
     let header: Value = serde_json::from_str(known.text().lines().next().unwrap()).unwrap();
     let body = format!(r#"{{"pointers":{{{}:{}}},"wait":60}}"#, header["index"], header["current"]);
-    let address = client::address(link.url());
-    let waiting = thread::spawn(move || signer.post(address, "/sync/v1/events", &body));
-    testkit::until("the request is sent", || !link.requests().is_empty());
-    assert!(site.server.take().unwrap().stop().success());
-    let reply = waiting.join().unwrap();
-    assert!(reply.status == 200 && reply.text().contains("\"end\":true"), "{reply:?}");
+    let send = |authorization: &str, body: &str| {
+        client::send(address, "POST", EVENTS, &[("Authorization", authorization)], body.as_bytes())
+    };
+    thread::scope(|scope| {
+        let waiting = loop {
+            let authorization = signer.sign("POST", EVENTS, body.as_bytes());
+            let waiting = scope.spawn({
+                let (authorization, body) = (authorization.clone(), body.clone());
+                move || send(&authorization, &body)
+            });
+            // The server has the request if it knows its nonce. The other body is refused in any case.
+            if send(&authorization, "{}").text().contains("received before") {
+                break waiting;
+            }
+            assert_eq!(waiting.join().unwrap().status, 401);
+        };
+        assert!(site.server.take().unwrap().stop().success());
+        let reply = waiting.join().unwrap();
+        assert!(reply.status == 200 && reply.text().contains("\"end\":true"), "{reply:?}");
+    });
 }
 
 fn long_poll() {
