@@ -112,7 +112,9 @@ pub async fn run(
     let replication = replication.transpose().map_err(ServeError::Peers)?;
     services.sumdb.start_rechecks();
     let mut watching = Watching::start(&services, !options.index_interval.is_zero());
-    watching.0.extend(replication.iter().flat_map(Replication::start));
+    watching.0.extend(
+        replication.iter().flat_map(|replication| replication.start(options.index_interval.is_zero())),
+    );
     let proxy_options = ProxyOptions {
         base_path: options.base_path.clone(),
         sumdbs: options.sumdbs.clone(),

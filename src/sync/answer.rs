@@ -23,8 +23,11 @@ const EVENTS: usize = 2000;
 /// Maximum number of events that are read for one answer. Those that are not offered are not sent.
 const READ: usize = 20_000;
 
-/// Maximum number of modules whose digests are in one answer.
+/// Number of digests after which an answer ends.
 const DIGESTS: usize = 2000;
+
+/// Number of names of modules that are read from the index at once.
+const NAMES: usize = 2000;
 
 /// The time between two looks at the log while a request waits, for changes of other processes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -102,7 +105,7 @@ impl Replication {
                     let mut page = Vec::new();
                     push_line(&mut page, &header);
                     let Some(after) = after else {
-                        push_line(&mut page, &End { end: true, seq: 0, more: false, after: None });
+                        push_line(&mut page, &End { end: true, seq: 0, more: false });
                         return Ok((page, false));
                     };
                     let end = events_after(store, &peer, after, &mut page)?;
@@ -141,7 +144,7 @@ impl Replication {
                     sent += 1;
                 }
             }
-            push_line(&mut page, &End { end: true, seq: 0, more, after: None });
+            push_line(&mut page, &End { end: true, seq: 0, more });
             Ok(page)
         });
         Ok(PeerAnswer::json(StatusCode::OK, page.await?))
@@ -152,6 +155,7 @@ impl Replication {
         if notification.events.len() > MAX_NOTIFIED {
             return Err(SyncError::BadRequest(format!("more than {MAX_NOTIFIED} events")));
         }
+        let _turn = link.notifying.try_acquire().map_err(|_| SyncError::Busy)?;
         if self.services.store.is_read_only() || !link.peer.pull {
             return Ok(PeerAnswer::text(
                 StatusCode::FORBIDDEN,
@@ -159,6 +163,9 @@ impl Replication {
             ));
         }
         self.counts.add_notified(notification.events.len());
+        if self.is_queue_full(link).await? {
+            return Err(SyncError::Busy);
+        }
         let queued = self.take_in(link, Batch { events: notification.events, pointer: None }).await?;
         let mut answer = Vec::new();
         push_line(&mut answer, &Accepted { queued });
@@ -171,17 +178,22 @@ impl Replication {
         self.read_bucket().await;
         let peer = Arc::clone(&link.peer);
         let page = self.off_runtime(move |store| {
-            let modules = store.index().logged_modules(&request.after, DIGESTS)?;
-            let mut page = Vec::new();
-            let more = modules.len() == DIGESTS;
-            let after = modules.last().filter(|_| more).cloned();
-            for module in modules {
-                if peer.offer.matches(&module) {
+            let (mut page, mut sent, mut after) = (Vec::new(), 0, request.after);
+            // The peer must not learn the name of a module that it may not have, not even as a place to go on.
+            let more = loop {
+                let modules = store.index().logged_modules(&after, NAMES)?;
+                let Some(last) = modules.last().cloned() else { break false };
+                for module in modules.into_iter().filter(|module| peer.offer.matches(module)) {
                     let digest = digest(&store.index().events_of(&module)?);
                     push_line(&mut page, &Digest { module, digest });
+                    sent += 1;
                 }
-            }
-            push_line(&mut page, &End { end: true, seq: 0, more, after });
+                if sent >= DIGESTS {
+                    break true;
+                }
+                after = last;
+            };
+            push_line(&mut page, &End { end: true, seq: 0, more });
             Ok(page)
         });
         Ok(PeerAnswer::json(StatusCode::OK, page.await?))
@@ -200,7 +212,7 @@ fn events_after(store: &Store, peer: &Peer, after: u64, page: &mut Vec<u8>) -> R
         let is_last = events.len() < EVENTS;
         for event in events {
             if sent == EVENTS {
-                return Ok(End { end: true, seq, more: true, after: None });
+                return Ok(End { end: true, seq, more: true });
             }
             read += 1;
             seq = event.seq;
@@ -210,10 +222,10 @@ fn events_after(store: &Store, peer: &Peer, after: u64, page: &mut Vec<u8>) -> R
             }
         }
         if is_last {
-            return Ok(End { end: true, seq, more: false, after: None });
+            return Ok(End { end: true, seq, more: false });
         }
     }
-    Ok(End { end: true, seq, more: true, after: None })
+    Ok(End { end: true, seq, more: true })
 }
 
 /// Returns the digest of the state of a module, which is the same for the same versions and marks.

@@ -19,8 +19,11 @@ const MODULES_AT_ONCE: usize = 100;
 const AT_ONCE: usize = 1000;
 
 impl Replication {
-    /// Compares all modules, and takes in the events of those that differ.
+    /// Compares all modules, and takes in the events of those that differ. Parked versions are forgotten: those that the peer
+    /// still has differ, so they are queued again.
     pub(super) async fn compare(&self, link: &Arc<Link>) -> Result<(), SyncError> {
+        let name = link.peer.name.clone();
+        self.off_runtime(move |store| Ok(store.peers().forget_parked(&name)?)).await?;
         let mut after = String::new();
         let mut differing = 0;
         loop {
@@ -30,10 +33,14 @@ impl Replication {
             let differ = self.differing(theirs).await?;
             differing += differ.len();
             for modules in differ.chunks(MODULES_AT_ONCE) {
+                if self.is_queue_full(link).await? {
+                    log::debug!(peer = link.peer.name; "the queue is full, comparing again later");
+                    return Ok(());
+                }
                 self.take_modules(link, modules).await?;
             }
-            match end.after.or(last) {
-                Some(last) if end.more && last > after => after = last,
+            match last {
+                Some(last) if end.more => after = last,
                 _ => break,
             }
         }
@@ -85,7 +92,7 @@ impl Replication {
     }
 
     /// Takes in all events of some modules.
-    async fn take_modules(&self, link: &Arc<Link>, modules: &[String]) -> Result<(), SyncError> {
+    pub(super) async fn take_modules(&self, link: &Arc<Link>, modules: &[String]) -> Result<(), SyncError> {
         let mut left = modules.to_vec();
         while !left.is_empty() {
             let request = EventsRequest { modules: Some(left.clone()), ..EventsRequest::default() };
@@ -109,8 +116,8 @@ impl Replication {
                 }
                 count += 1;
                 if count > MAX_MODULE_EVENTS {
-                    let reason = format!("it sent more than {MAX_MODULE_EVENTS} events at once");
-                    return Err(SyncError::BadAnswer(reason));
+                    log::warn!(peer = link.peer.name, module = last; "a peer sent more than {MAX_MODULE_EVENTS} events at once, the rest of the module is not compared");
+                    break End { end: true, seq: 0, more: true };
                 }
                 if events.len() >= AT_ONCE {
                     let events = std::mem::take(&mut events);

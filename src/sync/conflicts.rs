@@ -33,8 +33,8 @@ impl Replication {
     pub(super) async fn settle_conflicts(&self, link: &Arc<Link>) -> Result<(), SyncError> {
         let peer = link.peer.name.clone();
         self.off_runtime(move |store| {
-            for conflict in store.peers().conflicts(LOOKED_AT)?.iter().filter(|one| one.peer == peer) {
-                if is_decided(store, conflict)? {
+            for conflict in store.peers().conflicts(Some(&peer), LOOKED_AT)? {
+                if is_decided(store, &conflict)? {
                     store.peers().settle_conflict(&peer, &conflict.version)?;
                     log::info!(peer, version:% = conflict.version; "settled a conflict with a peer");
                 }

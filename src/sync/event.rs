@@ -20,6 +20,10 @@ pub(super) const MAX_LINES: usize = 10_000;
 /// Maximum length of a line of an answer in bytes.
 pub(super) const MAX_LINE: usize = 8 << 10;
 
+/// Maximum length of the reason of a tombstone in bytes. The rest is cut off, so that each line is shorter than
+/// [`MAX_LINE`].
+const MAX_REASON: usize = 1000;
+
 /// The longest time that a request for events may wait, in seconds.
 pub(super) const MAX_WAIT: u64 = 60;
 
@@ -79,7 +83,10 @@ impl From<LogEvent> for Event {
             LogKind::Published { time, bytes, h1, gomod_h1 } => {
                 EventKind::Published { time, h1, gomod_h1, bytes }
             }
-            LogKind::Marked(Mark { is_lifted, origin, counter, at, reason }) => {
+            LogKind::Marked(Mark { is_lifted, origin, counter, at, mut reason }) => {
+                if let Some(reason) = &mut reason {
+                    reason.truncate(reason.floor_char_boundary(MAX_REASON));
+                }
                 let body = MarkBody { origin, counter, at, reason };
                 if is_lifted { EventKind::Lifted(body) } else { EventKind::Tombstoned(body) }
             }
@@ -157,9 +164,6 @@ pub(super) struct End {
     pub(super) seq: u64,
     /// Whether there is more.
     pub(super) more: bool,
-    /// Of digests: the last module that was looked at. It may be one that is not offered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) after: Option<String>,
 }
 
 /// A notification.
@@ -247,7 +251,7 @@ mod tests {
             panic!("not skipped")
         };
         let end = parse_line::<Event>(br#"{"end":true,"seq":9,"more":false}"#).unwrap();
-        assert!(matches!(end, Line::End(End { end: true, seq: 9, more: false, after: None })));
+        assert!(matches!(end, Line::End(End { end: true, seq: 9, more: false })));
         for wrong in ["", "{}", "[1]", r#"{"seq":-1,"module":"a","version":"b","kind":"published"}"#] {
             assert!(parse_line::<Event>(wrong.as_bytes()).is_err(), "{wrong}");
         }

@@ -8,6 +8,7 @@ use stoa_store::{LogKind, Mark, Queued, QueuedKind, Store, VersionFile};
 use super::conflicts::note_conflict;
 use super::event::Event;
 use super::{Link, Replication, SyncError};
+use crate::services::Services;
 
 /// The state here of a version that a peer names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,13 +78,13 @@ pub(super) struct Batch {
 impl Replication {
     /// Takes in events, in one transaction with the pointer. Returns the number of events that mean work.
     pub(super) async fn take_in(&self, link: &Arc<Link>, batch: Batch) -> Result<u64, SyncError> {
-        let (peer, has_bucket) = (Arc::clone(&link.peer), self.services.tier.is_some());
+        let (peer, services) = (Arc::clone(&link.peer), Arc::clone(&self.services));
         let queued = self
             .off_runtime(move |store| {
                 let (mut work, mut here, mut differing) = (Vec::new(), Vec::new(), Vec::new());
                 for event in &batch.events {
                     let Some(queued) = event.queued(&peer) else { continue };
-                    match meaning(store, &peer.name, &queued, has_bucket)? {
+                    match meaning(&services, &peer.name, &queued)? {
                         Meaning::Work => work.push(queued),
                         Meaning::Here => here.push(queued),
                         Meaning::Differs => differing.push(queued),
@@ -113,11 +114,15 @@ enum Meaning {
 }
 
 /// Returns the meaning of an event. Notes a conflict.
-fn meaning(store: &Store, peer: &str, queued: &Queued, has_bucket: bool) -> Result<Meaning, SyncError> {
+fn meaning(services: &Services, peer: &str, queued: &Queued) -> Result<Meaning, SyncError> {
+    let (store, has_bucket) = (&services.store, services.tier.is_some());
     let h1 = match &queued.what {
         QueuedKind::Fetch { h1, .. } => h1.as_ref(),
         QueuedKind::Mark(_) => return Ok(Meaning::Work),
     };
+    if services.policy.permit(&queued.version).is_err() {
+        return Ok(Meaning::Nothing);
+    }
     Ok(match standing(store, &queued.version, h1, has_bucket)? {
         Standing::Missing => Meaning::Work,
         Standing::Here => Meaning::Here,

@@ -37,6 +37,9 @@ const COMPARE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Maximum number of rows in the queue of a peer. Above it, the peer is not asked for more.
 const MAX_QUEUE: u64 = 200_000;
 
+/// The number of indexes that a peer may answer from for the first time in one pull.
+const MAX_NEW_INDEXES: usize = 8;
+
 /// The result of one request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pulled {
@@ -61,7 +64,13 @@ impl Replication {
             let wait = if interval.is_zero() { LONG_POLL } else { 0 };
             let pause = match self.pull_and_compare(&link, wait).await {
                 Ok(pulled) => {
-                    failures = 0;
+                    if failures > 0 {
+                        // The versions that failed meanwhile need not wait any longer.
+                        if let Err(error) = self.revive(&link).await {
+                            log::warn!(peer = link.peer.name, reason:% = error; "cannot note the state of a peer");
+                        }
+                        failures = 0;
+                    }
                     match (pulled.has_more, pulled.events) {
                         (true, _) => Duration::ZERO,
                         (false, 0) => interval.max(SHORTEST.saturating_sub(began.elapsed())),
@@ -79,14 +88,13 @@ impl Replication {
     }
 
     async fn pull_and_compare(&self, link: &Arc<Link>, wait: u64) -> Result<Pulled, SyncError> {
-        if self.queue_length(link).await? >= MAX_QUEUE {
+        if self.is_queue_full(link).await? {
             log::debug!(peer = link.peer.name; "the queue is full, waiting before the next pull");
             return Ok(Pulled::default());
         }
         let pulled = self.pull(link, wait).await?;
         if !pulled.has_more && self.is_comparison_due(link).await? {
             self.compare(link).await?;
-            self.revive(link).await?;
         }
         if !pulled.has_more {
             self.settle_conflicts(link).await?;
@@ -94,9 +102,11 @@ impl Replication {
         Ok(pulled)
     }
 
-    async fn queue_length(&self, link: &Arc<Link>) -> Result<u64, SyncError> {
+    /// Returns whether the queue of a peer takes nothing more. Parked versions count, because a peer may invent them.
+    pub(super) async fn is_queue_full(&self, link: &Arc<Link>) -> Result<bool, SyncError> {
         let name = link.peer.name.clone();
-        self.off_runtime(move |store| Ok(store.peers().count(&name)?)).await
+        let state = self.off_runtime(move |store| Ok(store.peers().state(&name)?)).await?;
+        Ok(state.queued + state.parked >= MAX_QUEUE)
     }
 
     pub(super) async fn revive(&self, link: &Arc<Link>) -> Result<(), SyncError> {
@@ -109,35 +119,36 @@ impl Replication {
     async fn is_comparison_due(&self, link: &Arc<Link>) -> Result<bool, SyncError> {
         let name = link.peer.name.clone();
         let state = self.off_runtime(move |store| Ok(store.peers().state(&name)?)).await?;
-        let due = |at: i64| {
-            super::replication::now_ms()
-                >= at.saturating_add(i64::try_from(COMPARE_EVERY.as_millis()).unwrap_or(i64::MAX))
-        };
+        let now = super::replication::now_ms();
+        let every = i64::try_from(COMPARE_EVERY.as_millis()).unwrap_or(i64::MAX);
+        // A comparison in the future was noted by a clock that was wrong.
+        let due = |at: i64| at > now || now >= at.saturating_add(every);
         Ok(state.compared_at.is_none_or(due))
     }
 
     /// Asks a peer once for events, and takes them in.
     pub(super) async fn pull(&self, link: &Arc<Link>, wait: u64) -> Result<Pulled, SyncError> {
-        let name = link.peer.name.clone();
-        let pointers = self.off_runtime(move |store| Ok(store.peers().pointers(&name)?)).await?;
-        let is_first = pointers.is_empty();
-        let before = pointers.clone();
-        let request = EventsRequest {
-            pointers: Some(pointers),
-            wait: (wait > 0).then_some(wait),
-            ..EventsRequest::default()
-        };
         let within = PATIENCE + Duration::from_secs(wait);
-        let answer = link.post("/sync/v1/events", &request, within).await?;
-        let mut lines = Lines::new(answer, within);
-        let header: Header = lines.header().await?;
-        if !header.known {
-            self.begin(link, &header, is_first).await?;
-            return Ok(Pulled { events: 0, has_more: true });
+        // Each server of a deployment has an index of its own.
+        for _ in 0..MAX_NEW_INDEXES {
+            let name = link.peer.name.clone();
+            let before = self.off_runtime(move |store| Ok(store.peers().pointers(&name)?)).await?;
+            let request = EventsRequest {
+                pointers: Some(before.clone()),
+                wait: (wait > 0).then_some(wait),
+                ..EventsRequest::default()
+            };
+            let answer = link.post("/sync/v1/events", &request, within).await?;
+            let mut lines = Lines::new(answer, within);
+            let header: Header = lines.header().await?;
+            if header.known {
+                let pulled = self.take_lines(link, &mut lines, &header, &before).await?;
+                self.note_contact(link, &header).await?;
+                return Ok(pulled);
+            }
+            self.begin(link, &header, before.is_empty()).await?;
         }
-        let pulled = self.take_lines(link, &mut lines, &header, &before).await?;
-        self.note_contact(link, &header).await?;
-        Ok(pulled)
+        Err(SyncError::BadAnswer("it answers from a new index each time".to_owned()))
     }
 
     /// Begins to follow an index. Its log has all versions from its beginning, so a deployment that has never followed

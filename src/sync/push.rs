@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The time without notifications after one has failed, so that a peer that is away costs little.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// More than the size of an event in a notification, in bytes.
+const MAX_EVENT: usize = 8 << 10;
+
 /// Returns the two ends of the way of changes to the notifications.
 pub(super) fn channel() -> (mpsc::Sender<ModuleVersion>, mpsc::Receiver<ModuleVersion>) {
     mpsc::channel(WAITING)
@@ -62,7 +65,7 @@ impl Replication {
             let (mut some, mut size) = (Vec::new(), 0);
             // A body has a limit. An event is far smaller.
             while let Some(event) = events.next_if(|_| size < MAX_BODY / 2 && some.len() < MAX_NOTIFIED) {
-                size += 512 + event.module.len() + event.version.len();
+                size += MAX_EVENT;
                 some.push(event);
             }
             let notification = Notification { index: index.clone(), events: some };

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use stoa_bucket::BucketError;
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_store::{IndexError, PeersError, Store, StoreError};
+use stoa_store::{IndexError, PeersError, Stop, Store, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -19,7 +19,7 @@ use crate::policy::{Policy, Rule};
 use crate::services::Services;
 use crate::upstream::{PeerClient, Upstream, UpstreamConfigError, UpstreamError, UpstreamOptions};
 
-/// Number of requests of one peer that are answered at the same time. One may wait for news.
+/// Number of requests of one peer that are answered at the same time, and of its notifications. One may wait for news.
 const ANSWERED_AT_ONCE: usize = 4;
 
 /// The longest time that a request of a peer waits for the index to be brought up to date with the bucket.
@@ -62,6 +62,8 @@ pub(crate) struct Replication {
 pub(crate) struct Link {
     pub(super) peer: Arc<Peer>,
     pub(super) answering: Semaphore,
+    /// Bounds the notifications of the peer that are taken in at the same time.
+    pub(super) notifying: Semaphore,
     client: PeerClient,
     /// For each rule of the policy, the rule with the peer in front of its upstreams.
     rules: Vec<(Arc<Rule>, Arc<Rule>)>,
@@ -184,6 +186,7 @@ impl Link {
             rules: policy.rules().map(with_peer).collect(),
             client,
             answering: Semaphore::new(ANSWERED_AT_ONCE),
+            notifying: Semaphore::new(ANSWERED_AT_ONCE),
             peer: Arc::clone(peer),
         })
     }
@@ -240,7 +243,9 @@ impl Replication {
     }
 
     /// Starts the tasks: pulls and notifications of each peer, and the work.
-    pub(crate) fn start(self: &Arc<Self>) -> Vec<AbortHandle> {
+    ///
+    /// `builds_index` tells that nothing else builds the index of this store if it is missing.
+    pub(crate) fn start(self: &Arc<Self>, builds_index: bool) -> Vec<AbortHandle> {
         let mut tasks = Vec::new();
         let mut senders: Vec<mpsc::Sender<ModuleVersion>> = Vec::new();
         for link in &self.links {
@@ -262,6 +267,7 @@ impl Replication {
         if self.services.store.is_read_only() {
             return tasks;
         }
+        tasks.push(tokio::spawn(Arc::clone(self).prepare(builds_index)).abort_handle());
         for link in self.links.iter().filter(|link| link.peer.pull) {
             let has_turn = self.services.tier.as_ref().map(|tier| {
                 let (sender, has_turn) = watch::channel(false);
@@ -274,6 +280,21 @@ impl Replication {
         }
         tasks.push(tokio::spawn(Arc::clone(self).keep_working()).abort_handle());
         tasks
+    }
+
+    /// Forgets the peers that are not configured any more, and builds a missing index.
+    async fn prepare(self: Arc<Self>, builds_index: bool) {
+        let names: Vec<String> = self.links.iter().map(|link| link.peer.name.clone()).collect();
+        let prepared = self.off_runtime(move |store| {
+            store.peers().keep_only(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+            if builds_index && store.index().log().is_err_and(|error| error.needs_rebuild()) {
+                store.index().reconcile(&Stop::default())?;
+            }
+            Ok(())
+        });
+        if let Err(error) = prepared.await {
+            log::warn!(reason:% = error; "cannot prepare the exchange with peers");
+        }
     }
 
     /// Answers the requests that wait for news, because the server shuts down.

@@ -24,6 +24,9 @@ pub const PEER_TIME: &str = "stoa-peer-time";
 
 const SCHEME: &str = "Stoa-Peer";
 
+/// Maximum length of the name of a deployment in bytes.
+pub(crate) const MAX_NAME: usize = 64;
+
 /// Returns the hash of a body.
 pub fn sha256(body: &[u8]) -> [u8; 32] {
     Sha256::digest(body).into()
@@ -104,6 +107,9 @@ impl<'a> Credential<'a> {
         let (time, rest) = rest.split_once(", nonce=\"")?;
         let (nonce, rest) = rest.split_once("\", body=\"")?;
         let (body, rest) = rest.split_once("\", mac=\"")?;
+        if from.len() > MAX_NAME || to.len() > MAX_NAME {
+            return None;
+        }
         let (body_sha256, mac) = (unhex(body)?, unhex(rest.strip_suffix('"')?)?);
         Some(Self { from, to, time_ms: millis(time)?, nonce: nonce.parse().ok()?, body_sha256, mac })
     }

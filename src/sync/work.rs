@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_store::{Mark, Queued, QueuedKind};
+use stoa_store::{Mark, Queued, QueuedKind, RowChange};
 use tokio::task::JoinSet;
 
 use super::conflicts::note_conflict;
@@ -37,10 +37,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The result of an attempt.
 #[derive(Debug)]
 enum Outcome {
-    /// The version is here, or nobody wants it.
+    /// The version is here, or the mark is applied.
     Done,
-    /// The row of this peer is of no use. Another peer may have named the version too.
-    DoneForPeer,
+    /// The event means nothing here, and may mean work later: after a change of the configuration, or without a tombstone.
+    Forgotten,
     /// Another attempt may succeed.
     Failed { reason: String, is_definite: bool, retry_after: Option<Duration> },
     /// This process is shutting down.
@@ -67,14 +67,17 @@ impl Replication {
             turn: 0,
         };
         let mut running: JoinSet<Key> = JoinSet::new();
+        // Each peer may always have one, so that a slow peer delays no other.
+        let limit = self.max_concurrent.max(self.links.len());
         loop {
-            while running.len() < self.max_concurrent {
+            let looked_at = now_ms();
+            while running.len() < limit {
                 let next = self.next(&mut ready, None).await.unwrap_or_else(|error| {
                     log::warn!(reason:% = error; "cannot read the queue of a peer");
                     None
                 });
                 let Some((number, queued, attempts)) = next else { break };
-                let key = (number, queued.version.clone(), matches!(queued.what, QueuedKind::Mark(_)));
+                let key = (number, queued.version.clone(), queued.what.is_mark());
                 ready.begun.insert(key.clone());
                 let sync = Arc::clone(&self);
                 running.spawn(async move {
@@ -84,7 +87,7 @@ impl Replication {
                     key
                 });
             }
-            let pause = self.pause().await;
+            let pause = self.pause(looked_at).await;
             tokio::select! {
                 Some(done) = running.join_next() => match done {
                     Ok(key) => drop(ready.begun.remove(&key)),
@@ -114,11 +117,7 @@ impl Replication {
             while running.len() < self.max_concurrent {
                 let next = self.next(&mut ready, only).await?;
                 let Some((number, queued, attempts)) = next else { break };
-                ready.begun.insert((
-                    number,
-                    queued.version.clone(),
-                    matches!(queued.what, QueuedKind::Mark(_)),
-                ));
+                ready.begun.insert((number, queued.version.clone(), queued.what.is_mark()));
                 let (sync, link) = (Arc::clone(self), Arc::clone(link));
                 running.spawn(async move { sync.one(&link, &queued, attempts).await });
             }
@@ -137,9 +136,13 @@ impl Replication {
         only: Option<usize>,
     ) -> Result<Option<(usize, Queued, u32)>, SyncError> {
         let count = self.links.len();
+        let most = (self.max_concurrent + 1).saturating_sub(count).max(1);
         for _ in 0..count {
             let number = only.unwrap_or(ready.turn % count);
             ready.turn = number + 1;
+            if only.is_none() && ready.begun.iter().filter(|(of, ..)| *of == number).count() >= most {
+                continue;
+            }
             let Some(rows) = ready.rows.get_mut(number) else { break };
             if rows.is_empty() {
                 *rows = self.due(number, &ready.begun).await?;
@@ -157,15 +160,14 @@ impl Replication {
         let limit = READ + begun.len();
         let due = self.off_runtime(move |store| Ok(store.peers().due(&name, now_ms(), limit)?)).await?;
         let is_new = |(queued, _): &(Queued, u32)| {
-            let is_mark = matches!(queued.what, QueuedKind::Mark(_));
-            !begun.contains(&(number, queued.version.clone(), is_mark))
+            !begun.contains(&(number, queued.version.clone(), queued.what.is_mark()))
         };
         Ok(due.into_iter().filter(is_new).collect())
     }
 
-    /// Returns the time until an event is due.
-    async fn pause(&self) -> Duration {
-        match self.off_runtime(|store| Ok(store.peers().next_due()?)).await {
+    /// Returns the time until an event is due that was not due at the last look.
+    async fn pause(&self, looked_at: i64) -> Duration {
+        match self.off_runtime(move |store| Ok(store.peers().next_due(looked_at)?)).await {
             Ok(Some(due)) => {
                 let left = Duration::from_millis(u64::try_from(due - now_ms()).unwrap_or_default());
                 left.clamp(Duration::from_millis(50), LOOK_EVERY)
@@ -188,22 +190,29 @@ impl Replication {
             is_definite: false,
             retry_after: None,
         });
-        let is_mark = matches!(queued.what, QueuedKind::Mark(_));
-        let (peer, name, named) = (link.peer.name.clone(), link.peer.name.clone(), version.clone());
-        let is_done = matches!(outcome, Outcome::Done | Outcome::DoneForPeer);
+        let (peer, event) = (link.peer.name.clone(), queued.clone());
+        let is_done = matches!(outcome, Outcome::Done | Outcome::Forgotten);
         let noted = self
             .off_runtime(move |store| {
                 let peers = store.peers();
                 match outcome {
-                    Outcome::Done if !is_mark => peers.finish(&named)?,
-                    Outcome::Done | Outcome::DoneForPeer => peers.finish_row(&peer, &named, is_mark)?,
+                    Outcome::Done => {
+                        if !event.what.is_mark()
+                            && let Some(h1) = store.known_h1(&event.version)?
+                        {
+                            peers.finish(&event.version, &h1)?;
+                        }
+                        peers.note_attempt(&peer, &event, RowChange::Done)?;
+                    }
+                    Outcome::Forgotten => peers.note_attempt(&peer, &event, RowChange::Forgotten)?,
                     Outcome::Failed { reason, is_definite, retry_after } => {
                         let pause = PAUSES.0.saturating_mul(1 << attempts.min(16)).min(PAUSES.1);
                         let pause = super::replication::varied(pause).max(retry_after.unwrap_or_default());
                         let due = now_ms() + i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
                         let is_parked = is_definite && attempts + 1 >= MAX_FAILURES;
-                        log::debug!(peer, version:% = named, reason, attempts, is_parked; "cannot take over a version yet");
-                        peers.postpone(&peer, &named, is_mark, due, &reason, is_parked)?;
+                        log::debug!(peer, version:% = event.version, reason, attempts, is_parked; "cannot take over a version yet");
+                        let change = RowChange::Postponed { due_ms: due, reason: &reason, is_parked };
+                        peers.note_attempt(&peer, &event, change)?;
                     }
                     Outcome::Stopping => {}
                 }
@@ -211,7 +220,7 @@ impl Replication {
             })
             .await;
         if let Err(error) = noted {
-            log::warn!(peer = name, version:%, reason:% = error; "cannot note the result for a version, it is tried again");
+            log::warn!(peer = link.peer.name, version:%, reason:% = error; "cannot note the result for a version, it is tried again");
             // Without a pause, the same row would be read again at once.
             tokio::time::sleep(PAUSES.0).await;
         }
@@ -229,25 +238,28 @@ impl Replication {
     ) -> Result<Outcome, SyncError> {
         if !link.peer.accept.matches(version.path().as_str()) {
             // The configuration has changed.
-            return Ok(Outcome::DoneForPeer);
+            return Ok(Outcome::Forgotten);
         }
         if let Some(outcome) = self.settled(link, version, h1).await? {
             return Ok(outcome);
         }
-        let Ok(permit) = self.services.policy.permit(version) else { return Ok(Outcome::Done) };
+        let Ok(permit) = self.services.policy.permit(version) else { return Ok(Outcome::Forgotten) };
         let rule = link.rule(permit.rule());
         let expected = Expected {
             zip: h1.cloned().into_iter().collect(),
             modfile: gomod_h1.cloned().into_iter().collect(),
         };
         let permit = permit.with_rule(&rule);
-        let filled =
+        let (filled, is_joined) =
             match self.services.flights.join_expecting(permit, &Via::none(), Want::Version, &expected) {
-                Ok(waiter) => waiter.stored().await,
-                Err(error) => Err(error),
+                Ok(waiter) => {
+                    let is_joined = waiter.is_joined();
+                    (waiter.stored().await, is_joined)
+                }
+                Err(error) => (Err(error), false),
             };
         if let Err(error) = filled {
-            return Ok(failed(&error));
+            return Ok(failed(&error, is_joined));
         }
         // Another flight of the version may not have known the hashes.
         Ok(self.settled(link, version, h1).await?.unwrap_or(Outcome::Failed {
@@ -269,12 +281,13 @@ impl Replication {
         let outcome = self.off_runtime(move |store| {
             Ok(match standing(store, &named, theirs.as_ref(), has_bucket)? {
                 Standing::Missing => None,
-                Standing::Here | Standing::Forbidden => Some(Outcome::Done),
+                Standing::Here => Some(Outcome::Done),
+                Standing::Forbidden => Some(Outcome::Forgotten),
                 Standing::Differs(ours) => {
                     if let Some(theirs) = &theirs {
                         note_conflict(store, &peer, &named, &ours, theirs)?;
                     }
-                    Some(Outcome::DoneForPeer)
+                    Some(Outcome::Done)
                 }
             })
         });
@@ -289,15 +302,16 @@ impl Replication {
         mark: &Mark,
     ) -> Result<Outcome, SyncError> {
         if !link.peer.accept_tombstones || !link.peer.accept.matches(version.path().as_str()) {
-            return Ok(Outcome::DoneForPeer);
+            return Ok(Outcome::Forgotten);
         }
         if let Some(tier) = &self.services.tier {
             tier.apply_mark(version, mark).await?;
         }
+        let is_lifted = mark.is_lifted;
         let (named, mark, peer) = (version.clone(), mark.clone(), link.peer.name.clone());
         let applied = self.off_runtime(move |store| {
             // A fill of the version may take long.
-            let Some(claim) = store.try_claim(&named)? else { return Ok(false) };
+            let Some(claim) = store.try_claim(&named)? else { return Ok(None) };
             let changed = store.apply_mark(&claim, &mark, &format!("by the peer {peer}"))?;
             // Not after a mark that is lower than a lifting here, whose versions may be in the queue.
             if store.records().get(&named)?.is_some_and(|record| record.tombstone.is_some()) {
@@ -308,35 +322,39 @@ impl Replication {
                 let word = if mark.is_lifted { "lifted the tombstone" } else { "set a tombstone" };
                 log::info!(peer, version:% = named, origin = mark.origin, counter = mark.counter; "{word} of a version, as a peer has done");
             }
-            Ok(true)
+            Ok(Some(changed))
         });
-        Ok(match applied.await? {
-            true => Outcome::DoneForPeer,
-            false => Outcome::Failed {
+        let Some(changed) = applied.await? else {
+            return Ok(Outcome::Failed {
                 reason: "another task works on the version".to_owned(),
                 is_definite: false,
                 retry_after: None,
-            },
-        })
+            });
+        };
+        if changed && is_lifted {
+            // The event of the version may have come before the lifting, and meant nothing then.
+            self.take_modules(link, &[version.path().to_string()]).await?;
+        }
+        Ok(Outcome::Done)
     }
 }
 
-/// Converts the failure of a fill.
-fn failed(error: &Unavailable) -> Outcome {
-    let is_definite = matches!(
-        error,
-        Unavailable::Absent(_)
-            | Unavailable::Unreached(_)
-            | Unavailable::Offline(_)
-            | Unavailable::Differs(_)
-            | Unavailable::Unexpected { .. }
-            | Unavailable::Unverified(_)
-            | Unavailable::Refused(_)
-            | Unavailable::Loop(_)
-    );
+/// Converts the failure of a fill. The failure of a fill that began for another task may be that of another upstream.
+fn failed(error: &Unavailable, is_joined: bool) -> Outcome {
+    let is_definite = !is_joined
+        && matches!(
+            error,
+            Unavailable::Absent(_)
+                | Unavailable::Unreached(_)
+                | Unavailable::Offline(_)
+                | Unavailable::Differs(_)
+                | Unavailable::Unexpected { .. }
+                | Unavailable::Unverified(_)
+                | Unavailable::Loop(_)
+        );
     match error {
         Unavailable::Stopping(_) => Outcome::Stopping,
-        Unavailable::Denied(_) | Unavailable::Gone(_) => Outcome::Done,
+        Unavailable::Denied(_) | Unavailable::Gone(_) => Outcome::Forgotten,
         error => Outcome::Failed { reason: error.to_string(), is_definite, retry_after: error.retry_after() },
     }
 }

@@ -105,7 +105,7 @@ pub use meter::Meter;
 pub use open::Store;
 pub use pairs::{CachedPair, Pair, Pairs};
 pub use paths::VersionFile;
-pub use peers::{Conflict, PeerSource, PeerState, Peers, PeersError, Queued, QueuedKind};
+pub use peers::{Conflict, PeerSource, PeerState, Peers, PeersError, Queued, QueuedKind, RowChange};
 pub use publish::Published;
 pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};

@@ -23,7 +23,8 @@ pub fn closed() -> SocketAddr {
     address
 }
 
-/// Returns an address for a program that has to be told one, at a port that the system gives only to who names it.
+/// Returns an address for a server whose configuration must name one. Its port is outside of the range that the system hands
+/// out.
 pub fn free() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Test programs that run side by side begin at different ports.

@@ -16,7 +16,7 @@ const MOST: usize = 10_000;
 
 /// Lists the conflicts.
 pub(super) fn list(store: &Store, reporter: &Reporter) -> Result<PeersDone, CommandError> {
-    let conflicts = store.peers().conflicts(MOST)?;
+    let conflicts = store.peers().conflicts(None, MOST)?;
     for conflict in &conflicts {
         reporter.answer(&ConflictEvent::from(conflict))?;
     }

@@ -6,6 +6,7 @@ mod command;
 mod conflicts;
 mod history;
 mod lying;
+mod queue;
 mod refused;
 mod review;
 mod ring;
@@ -32,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         conflicts::cases(),
         history::cases(),
         lying::cases(),
+        queue::cases(),
         refused::cases(),
         review::cases(),
         ring::cases(),

@@ -31,7 +31,7 @@ use stoa_layout::error::PathContext;
 
 use self::database::Database;
 pub use self::error::PeersError;
-pub use self::queue::{PeerSource, Queued, QueuedKind};
+pub use self::queue::{PeerSource, Queued, QueuedKind, RowChange};
 pub use self::state::{Conflict, PeerState};
 use crate::Store;
 use crate::draft::StagedFolder;
@@ -161,14 +161,20 @@ impl Peers<'_> {
         self.read(|database| queue::due(database, peer, now_ms, limit))
     }
 
-    /// Returns the time at which the next event is due. `None` if none waits.
-    pub fn next_due(&self) -> Result<Option<i64>, PeersError> {
-        self.read(queue::next_due)
+    /// Returns the first time after `after_ms` at which an event is due. `None` if there is none.
+    pub fn next_due(&self, after_ms: i64) -> Result<Option<i64>, PeersError> {
+        self.read(|database| queue::next_due(database, after_ms))
     }
 
-    /// Notes that the published events of a version are done, those of every peer: the version is here.
-    pub fn finish(&self, version: &ModuleVersion) -> Result<(), PeersError> {
-        self.write(|database| queue::finish(database, version))
+    /// Notes that the published events of a version with this hash or without a hash are done, those of every peer: the
+    /// version is here.
+    pub fn finish(&self, version: &ModuleVersion, h1: &H1) -> Result<(), PeersError> {
+        self.write(|database| queue::finish(database, version, h1))
+    }
+
+    /// Removes the parked events of a peer.
+    pub fn forget_parked(&self, peer: &str) -> Result<(), PeersError> {
+        self.write(|database| queue::forget_parked(database, peer))
     }
 
     /// Removes all published events of a version, so that a later event of it means work: it got a tombstone.
@@ -176,24 +182,9 @@ impl Peers<'_> {
         self.write(|database| queue::forget(database, version))
     }
 
-    /// Notes that the published event of a peer is done, or removes its mark.
-    pub fn finish_row(&self, peer: &str, version: &ModuleVersion, is_mark: bool) -> Result<(), PeersError> {
-        self.write(|database| queue::finish_row(database, peer, version, is_mark))
-    }
-
-    /// Counts an attempt that failed. The event is due again at a time, unless it is parked: then it waits for
-    /// [`Self::revive`].
-    pub fn postpone(
-        &self,
-        peer: &str,
-        version: &ModuleVersion,
-        is_mark: bool,
-        due_ms: i64,
-        reason: &str,
-        is_parked: bool,
-    ) -> Result<(), PeersError> {
-        let row = queue::Postponed { due_ms, reason, is_parked };
-        self.write(|database| queue::postpone(database, peer, version, is_mark, &row))
+    /// Notes the result of an attempt. Without effect if another event of the version has replaced this one meanwhile.
+    pub fn note_attempt(&self, peer: &str, event: &Queued, change: RowChange<'_>) -> Result<(), PeersError> {
+        self.write(|database| queue::change(database, peer, event, &change))
     }
 
     /// Makes all events of a peer due now, with no attempts. Returns the number of those that were parked or waited.
@@ -230,9 +221,9 @@ impl Peers<'_> {
         self.write(|database| state::note_conflict(database, peer, version, [ours, theirs], now))
     }
 
-    /// Returns up to `limit` conflicts, sorted by peer, module and version.
-    pub fn conflicts(&self, limit: usize) -> Result<Vec<Conflict>, PeersError> {
-        self.read(|database| state::conflicts(database, limit))
+    /// Returns up to `limit` conflicts with a peer or with all peers, sorted by peer, module and version.
+    pub fn conflicts(&self, peer: Option<&str>, limit: usize) -> Result<Vec<Conflict>, PeersError> {
+        self.read(|database| state::conflicts(database, peer, limit))
     }
 
     /// Removes a conflict.

@@ -44,7 +44,8 @@ pub enum QueuedKind {
 }
 
 impl QueuedKind {
-    fn is_mark(&self) -> bool {
+    /// Returns whether the event is a mark.
+    pub fn is_mark(&self) -> bool {
         matches!(self, Self::Mark(_))
     }
 
@@ -63,16 +64,30 @@ impl QueuedKind {
     }
 }
 
-/// The result of an attempt that failed.
-pub(super) struct Postponed<'a> {
-    pub(super) due_ms: i64,
-    pub(super) reason: &'a str,
-    pub(super) is_parked: bool,
+/// The result of an attempt, for the row of its event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChange<'a> {
+    /// The version is here. A mark is removed from the queue.
+    Done,
+    /// The event means nothing here. It means work again if the peer sends it again.
+    Forgotten,
+    /// The attempt failed.
+    Postponed {
+        /// The time of the next attempt, in milliseconds since 1970.
+        due_ms: i64,
+        /// The error.
+        reason: &'a str,
+        /// Whether there will be no further attempt before the next comparison.
+        is_parked: bool,
+    },
 }
 
 /// The state of a row, in the column `is_parked`: it waits for its turn, for a revival, or for a request.
 const PARKED: i64 = 1;
 const DONE: i64 = 2;
+
+/// No pause is longer, in milliseconds. An event that is due later was postponed by a clock that was wrong.
+const LONGEST_PAUSE_MS: i64 = 25 * 60 * 60 * 1000;
 
 /// The columns of an event, in the order in which [`read`] expects them.
 const COLUMNS: &str = "module, version, is_mark, h1, gomod_h1, bytes, is_lifted, origin, counter, at, reason,
@@ -125,12 +140,19 @@ fn put(
         ))?
         .query_row(params![peer, module, version, is_mark], read)
         .optional()?;
+    // The number of an event in the log stays if the event comes again without one: the pointer must not pass it.
+    let known_place = place(database, peer, &event.version, is_mark)?;
+    let (index_id, seq) = match (index_id, known_place) {
+        (Some(index_id), _) => (Some(index_id.to_owned()), event.seq),
+        (None, Some(known)) => known,
+        (None, None) => (None, event.seq),
+    };
     if known.is_some_and(|(known, _)| event.what.adds_nothing_to(&known.what)) {
         database
             .connection
             .prepare_cached(
                 "UPDATE queue SET is_listed = max(is_listed, ?5), is_parked = max(is_parked, ?8),
-                    index_id = iif(?7 IS NULL, index_id, ?6), seq = coalesce(?7, seq)
+                    index_id = ?6, seq = ?7
                     WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4",
             )?
             .execute(params![
@@ -140,7 +162,7 @@ fn put(
                 is_mark,
                 event.is_listed,
                 index_id,
-                event.seq.map(u64::cast_signed),
+                seq.map(u64::cast_signed),
                 state
             ])?;
         return Ok(false);
@@ -169,13 +191,32 @@ fn put(
             mark.map(|mark| mark.counter.cast_signed()),
             mark.map(|mark| &mark.at),
             mark.and_then(|mark| mark.reason.as_ref()),
-            index_id.filter(|_| event.seq.is_some()),
-            event.seq.map(u64::cast_signed),
+            index_id.filter(|_| seq.is_some()),
+            seq.map(u64::cast_signed),
             event.is_listed,
             now,
             state,
         ])?;
     Ok(true)
+}
+
+/// Returns the index and the number of a queued event.
+fn place(
+    database: &Database,
+    peer: &str,
+    version: &ModuleVersion,
+    is_mark: bool,
+) -> rusqlite::Result<Option<(Option<String>, Option<u64>)>> {
+    database
+        .connection
+        .prepare_cached(
+            "SELECT index_id, seq FROM queue
+                WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4 AND is_parked = 0",
+        )?
+        .query_row(params![peer, version.path().as_str(), version.version().as_str(), is_mark], |row| {
+            Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?.map(i64::cast_unsigned)))
+        })
+        .optional()
 }
 
 pub(super) fn due(
@@ -187,27 +228,39 @@ pub(super) fn due(
     database
         .connection
         .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM queue WHERE peer = ?1 AND is_parked = 0 AND due <= ?2
+            "SELECT {COLUMNS} FROM queue WHERE peer = ?1 AND is_parked = 0 AND (due <= ?2 OR due > ?4)
                 ORDER BY due, seq LIMIT ?3"
         ))?
-        .query_map(params![peer, now_ms, i64::try_from(limit).unwrap_or(i64::MAX)], read)?
+        .query_map(
+            params![
+                peer,
+                now_ms,
+                i64::try_from(limit).unwrap_or(i64::MAX),
+                now_ms.saturating_add(LONGEST_PAUSE_MS)
+            ],
+            read,
+        )?
         .collect()
 }
 
-pub(super) fn next_due(database: &Database) -> rusqlite::Result<Option<i64>> {
+pub(super) fn next_due(database: &Database, after_ms: i64) -> rusqlite::Result<Option<i64>> {
     database
         .connection
         .prepare_cached(
-            "SELECT min((SELECT min(due) FROM queue WHERE peer = peers.name AND is_parked = 0)) FROM peers",
+            "SELECT min((SELECT min(due) FROM queue WHERE peer = peers.name AND is_parked = 0 AND due > ?1))
+                FROM peers",
         )?
-        .query_row([], |row| row.get(0))
+        .query_row([after_ms], |row| row.get(0))
 }
 
-pub(super) fn finish(database: &Database, version: &ModuleVersion) -> rusqlite::Result<()> {
+pub(super) fn finish(database: &Database, version: &ModuleVersion, h1: &H1) -> rusqlite::Result<()> {
     database
         .connection
-        .prepare_cached("UPDATE queue SET is_parked = ?3 WHERE module = ?1 AND version = ?2 AND is_mark = 0")?
-        .execute(params![version.path().as_str(), version.version().as_str(), DONE])
+        .prepare_cached(
+            "UPDATE queue SET is_parked = ?3 WHERE module = ?1 AND version = ?2 AND is_mark = 0
+                AND (h1 IS NULL OR h1 = ?4)",
+        )?
+        .execute(params![version.path().as_str(), version.version().as_str(), DONE, h1.as_str()])
         .map(drop)
 }
 
@@ -219,48 +272,56 @@ pub(super) fn forget(database: &Database, version: &ModuleVersion) -> rusqlite::
         .map(drop)
 }
 
-pub(super) fn finish_row(
-    database: &Database,
-    peer: &str,
-    version: &ModuleVersion,
-    is_mark: bool,
-) -> rusqlite::Result<()> {
-    let sql = match is_mark {
-        true => "DELETE FROM queue WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = 1 AND ?4",
-        false => {
-            "UPDATE queue SET is_parked = ?4 WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = 0"
-        }
-    };
+pub(super) fn forget_parked(database: &Database, peer: &str) -> rusqlite::Result<()> {
     database
         .connection
-        .prepare_cached(sql)?
-        .execute(params![peer, version.path().as_str(), version.version().as_str(), DONE])
+        .prepare_cached("DELETE FROM queue WHERE peer = ?1 AND is_parked = ?2")?
+        .execute(params![peer, PARKED])
         .map(drop)
 }
 
-pub(super) fn postpone(
+/// Changes the row of an event, unless another event of the version has replaced it meanwhile.
+pub(super) fn change(
     database: &Database,
     peer: &str,
-    version: &ModuleVersion,
-    is_mark: bool,
-    row: &Postponed<'_>,
+    event: &Queued,
+    change: &RowChange<'_>,
 ) -> rusqlite::Result<()> {
-    database
-        .connection
-        .prepare_cached(
-            "UPDATE queue SET attempts = attempts + 1, due = ?5, failure = ?6, is_parked = ?7
-                WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4",
-        )?
-        .execute(params![
-            peer,
-            version.path().as_str(),
-            version.version().as_str(),
-            is_mark,
-            row.due_ms,
-            row.reason,
-            row.is_parked
-        ])
-        .map(drop)
+    const SAME: &str = "peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4
+        AND h1 IS ?5 AND gomod_h1 IS ?6 AND origin IS ?7 AND counter IS ?8 AND is_lifted IS ?9";
+    let (fetch, mark) = match &event.what {
+        QueuedKind::Fetch { h1, gomod_h1, .. } => (Some((h1.as_ref(), gomod_h1.as_ref())), None),
+        QueuedKind::Mark(mark) => (None, Some(mark)),
+    };
+    let (module, version) = (event.version.path().as_str(), event.version.version().as_str());
+    let is_mark = event.what.is_mark();
+    let h1 = fetch.and_then(|(h1, _)| h1).map(H1::as_str);
+    let gomod_h1 = fetch.and_then(|(_, gomod_h1)| gomod_h1).map(H1::as_str);
+    let origin = mark.map(|mark| mark.origin.as_str());
+    let counter = mark.map(|mark| mark.counter.cast_signed());
+    let is_lifted = mark.map(|mark| mark.is_lifted);
+    let connection = &database.connection;
+    let changed = match change {
+        RowChange::Done if !is_mark => connection
+            .prepare_cached(&format!("UPDATE queue SET is_parked = ?10 WHERE {SAME}"))?
+            .execute(params![
+                peer, module, version, is_mark, h1, gomod_h1, origin, counter, is_lifted, DONE
+            ]),
+        RowChange::Done | RowChange::Forgotten => {
+            connection.prepare_cached(&format!("DELETE FROM queue WHERE {SAME}"))?.execute(params![
+                peer, module, version, is_mark, h1, gomod_h1, origin, counter, is_lifted
+            ])
+        }
+        RowChange::Postponed { due_ms, reason, is_parked } => connection
+            .prepare_cached(&format!(
+                "UPDATE queue SET attempts = attempts + 1, due = ?10, failure = ?11, is_parked = ?12 WHERE {SAME}"
+            ))?
+            .execute(params![
+                peer, module, version, is_mark, h1, gomod_h1, origin, counter, is_lifted, due_ms, reason,
+                is_parked
+            ]),
+    };
+    changed.map(drop)
 }
 
 pub(super) fn revive(database: &Database, peer: &str, now: i64) -> rusqlite::Result<u64> {

@@ -144,14 +144,18 @@ pub(super) fn note_conflict(
         .map(|changed| changed > 0)
 }
 
-pub(super) fn conflicts(database: &Database, limit: usize) -> rusqlite::Result<Vec<Conflict>> {
+pub(super) fn conflicts(
+    database: &Database,
+    peer: Option<&str>,
+    limit: usize,
+) -> rusqlite::Result<Vec<Conflict>> {
     database
         .connection
         .prepare_cached(
             "SELECT peer, module, version, ours, theirs, at FROM conflicts
-                ORDER BY peer, module, version LIMIT ?1",
+                WHERE ?1 IS NULL OR peer = ?1 ORDER BY peer, module, version LIMIT ?2",
         )?
-        .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+        .query_map(params![peer, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
             let [ours, theirs] = [3, 4].map(|at| hash(row, at));
             let missing = || rusqlite::Error::InvalidQuery;
             Ok(Conflict {

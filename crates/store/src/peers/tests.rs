@@ -29,6 +29,10 @@ fn soon() -> i64 {
     now() + 60_000
 }
 
+fn postponed(due_ms: i64, is_parked: bool) -> RowChange<'static> {
+    RowChange::Postponed { due_ms, reason: "no answer", is_parked }
+}
+
 fn file(store: &Store) -> PathBuf {
     store.peers.databases.path(store.peers.databases.newest().unwrap().unwrap())
 }
@@ -40,7 +44,7 @@ const N: &str = "example.com/n@v1.0.0";
 fn events_are_queued_with_their_pointer() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();
-    assert!(peers.pointers("b").unwrap().is_empty() && peers.next_due().unwrap().is_none());
+    assert!(peers.pointers("b").unwrap().is_empty() && peers.next_due(0).unwrap().is_none());
     assert_eq!(peers.state("b").unwrap(), PeerState::default());
     assert!(!fixture.dir.path().join("cache/peers").exists(), "a query creates nothing");
     let events = [fetch(M, 3), fetch(N, 4), mark(M, 2, "c")];
@@ -52,10 +56,13 @@ fn events_are_queued_with_their_pointer() {
     for event in &events {
         assert!(due.contains(&(event.clone(), 0)), "{event:?} in {due:?}");
     }
-    assert!(peers.due("c", soon(), 9).unwrap().is_empty() && peers.due("b", 0, 9).unwrap().is_empty());
+    assert!(
+        peers.due("c", soon(), 9).unwrap().is_empty()
+            && peers.due("b", now() - 60_000, 9).unwrap().is_empty()
+    );
     assert_eq!(peers.due("b", soon(), 2).unwrap().len(), 2);
     assert_eq!(peers.count("b").unwrap(), 3);
-    let next = peers.next_due().unwrap().unwrap();
+    let next = peers.next_due(0).unwrap().unwrap();
     assert!(next > 0 && next <= now());
     // Its state survives a restart.
     let other = open(fixture.dir.path(), Mode::ReadWrite);
@@ -72,7 +79,7 @@ fn an_event_that_is_queued_already_keeps_its_attempts_unless_it_differs() {
     let v = version(M);
     let unlisted = Queued { is_listed: false, seq: None, ..fetch(M, 0) };
     peers.take_in("b", None, std::slice::from_ref(&unlisted), &[], &[]).unwrap();
-    peers.postpone("b", &v, false, 5, "no answer", false).unwrap();
+    peers.note_attempt("b", &unlisted, postponed(5, false)).unwrap();
     assert_eq!(peers.take_in("b", Some(("index", 3)), &[fetch(M, 3)], &[], &[]).unwrap(), 0);
     assert_eq!(peers.due("b", 5, 9).unwrap(), [(fetch(M, 3), 1)], "the pull adds the number and lists it");
     // A notification that comes later, without hashes.
@@ -89,9 +96,11 @@ fn an_event_that_is_queued_already_keeps_its_attempts_unless_it_differs() {
     let expected = [("a".to_owned(), Some(h1('A')), None), ("b".to_owned(), Some(h1('E')), Some(h1('A')))];
     assert_eq!(sources, expected);
     peers.take_in("b", None, &[mark(M, 1, "x")], &[], &[]).unwrap();
-    peers.finish(&v).unwrap();
+    peers.finish(&v, &h1('A')).unwrap();
+    assert_eq!(peers.due("b", soon(), 9).unwrap().len(), 2, "the event of b names another hash");
+    peers.finish(&v, &h1('E')).unwrap();
     assert_eq!(peers.due("b", soon(), 9).unwrap(), [(mark(M, 1, "x"), 0)], "marks stay");
-    peers.finish_row("b", &v, true).unwrap();
+    peers.note_attempt("b", &mark(M, 1, "x"), RowChange::Done).unwrap();
     assert_eq!(peers.count("b").unwrap(), 0);
 }
 
@@ -112,8 +121,8 @@ fn parked_events_wait_until_they_are_revived() {
     peers.take_in("b", None, &[fetch(M, 1), fetch(N, 2)], &[], &[]).unwrap();
     peers.take_in("c", None, &[fetch(N, 2)], &[], &[]).unwrap();
     let far = soon() + 1_000_000;
-    peers.postpone("b", &version(M), false, far, "not found", true).unwrap();
-    peers.postpone("b", &version(N), false, far, "no answer", false).unwrap();
+    peers.note_attempt("b", &fetch(M, 1), postponed(far, true)).unwrap();
+    peers.note_attempt("b", &fetch(N, 2), postponed(far, false)).unwrap();
     assert!(peers.due("b", soon(), 9).unwrap().is_empty());
     let state = peers.state("b").unwrap();
     assert_eq!((state.queued, state.parked, peers.count("b").unwrap()), (1, 1, 1));
@@ -123,8 +132,8 @@ fn parked_events_wait_until_they_are_revived() {
     // An event that comes again stays parked.
     assert_eq!(peers.take_in("b", None, &[fetch(M, 9)], &[], &[]).unwrap(), 0);
     assert!(peers.due("b", far, 9).unwrap().iter().all(|(event, _)| event.version == version(N)));
-    peers.finish_row("c", &version(N), false).unwrap();
-    assert_eq!(peers.next_due().unwrap(), Some(far));
+    peers.note_attempt("c", &fetch(N, 2), RowChange::Done).unwrap();
+    assert_eq!((peers.next_due(0).unwrap(), peers.next_due(far).unwrap()), (Some(far), None));
     assert_eq!(
         (peers.revive("b").unwrap(), peers.revive("b").unwrap(), peers.revive("c").unwrap()),
         (2, 0, 0)
@@ -153,11 +162,11 @@ fn a_pointer_is_finished_up_to_the_first_event_that_waits() {
     peers.take_in("b", Some(("index", 9)), &[fetch(M, 4), fetch(N, 7)], &[], &[]).unwrap();
     peers.take_in("c", Some(("index", 3)), &[fetch(M, 2)], &[], &[]).unwrap();
     assert_eq!(peers.finished("b").unwrap(), finished(3));
-    peers.finish(&version(M)).unwrap();
+    peers.finish(&version(M), &h1('A')).unwrap();
     assert_eq!(peers.finished("b").unwrap(), finished(6));
-    peers.postpone("b", &version(N), false, soon(), "x", false).unwrap();
+    peers.note_attempt("b", &fetch(N, 7), postponed(soon(), false)).unwrap();
     assert_eq!(peers.finished("b").unwrap(), finished(6));
-    peers.postpone("b", &version(N), false, soon(), "x", true).unwrap();
+    peers.note_attempt("b", &fetch(N, 7), postponed(soon(), true)).unwrap();
     assert_eq!(peers.finished("b").unwrap(), finished(9));
     assert_eq!(peers.finished("c").unwrap(), finished(3));
     let other = BTreeMap::from([("other".to_owned(), 5)]);
@@ -172,10 +181,10 @@ fn an_event_that_is_done_is_no_work_again_and_still_names_its_peer() {
     peers.note_conflict("b", &version(M), &h1('A'), &h1('E')).unwrap();
     // Its version was here before.
     assert_eq!(peers.take_in("b", None, &[], &[fetch(M, 3)], &[]).unwrap(), 0);
-    assert!(peers.conflicts(9).unwrap().is_empty());
+    assert!(peers.conflicts(None, 9).unwrap().is_empty());
     // Its work is done.
     peers.take_in("c", None, &[fetch(N, 4)], &[], &[]).unwrap();
-    peers.finish(&version(N)).unwrap();
+    peers.finish(&version(N), &h1('A')).unwrap();
     for (peer, pair) in [("b", M), ("c", N)] {
         assert_eq!(peers.take_in(peer, None, &[fetch(pair, 9)], &[], &[]).unwrap(), 0);
         peers.revive(peer).unwrap();
@@ -192,6 +201,62 @@ fn an_event_that_is_done_is_no_work_again_and_still_names_its_peer() {
 }
 
 #[test]
+fn the_result_of_an_attempt_changes_only_the_event_that_was_tried() {
+    let fixture = Fixture::new();
+    let peers = fixture.store.peers();
+    let what = QueuedKind::Fetch { h1: Some(h1('E')), gomod_h1: None, bytes: 7 };
+    let newer = Queued { what, ..fetch(M, 5) };
+    peers.take_in("b", None, &[newer.clone(), mark(M, 3, "c")], &[], &[]).unwrap();
+    for change in [RowChange::Done, RowChange::Forgotten, postponed(soon() * 2, true)] {
+        peers.note_attempt("b", &fetch(M, 1), change).unwrap();
+        peers.note_attempt("b", &mark(M, 2, "c"), change).unwrap();
+        assert_eq!(peers.due("b", soon(), 9).unwrap().len(), 2, "{change:?}");
+    }
+    peers.note_attempt("b", &newer, RowChange::Forgotten).unwrap();
+    peers.note_attempt("b", &mark(M, 3, "c"), RowChange::Done).unwrap();
+    assert_eq!(peers.count("b").unwrap(), 0);
+    assert_eq!(
+        peers.take_in("b", None, &[newer], &[], &[]).unwrap(),
+        1,
+        "a forgotten event means work again"
+    );
+}
+
+#[test]
+fn parked_events_are_forgotten_and_mean_work_when_they_come_again() {
+    let fixture = Fixture::new();
+    let peers = fixture.store.peers();
+    peers.take_in("b", None, &[fetch(M, 1), fetch(N, 2)], &[], &[]).unwrap();
+    peers.note_attempt("b", &fetch(M, 1), postponed(soon(), true)).unwrap();
+    peers.forget_parked("b").unwrap();
+    assert_eq!((peers.state("b").unwrap().parked, peers.count("b").unwrap()), (0, 1));
+    assert_eq!(peers.take_in("b", None, &[fetch(M, 1), fetch(N, 2)], &[], &[]).unwrap(), 1);
+}
+
+#[test]
+fn an_event_that_a_wrong_clock_has_postponed_is_due() {
+    let fixture = Fixture::new();
+    let peers = fixture.store.peers();
+    peers.take_in("b", None, &[fetch(M, 1), fetch(N, 2)], &[], &[]).unwrap();
+    let day = 24 * 60 * 60 * 1000;
+    peers.note_attempt("b", &fetch(M, 1), postponed(now() + 365 * day, false)).unwrap();
+    peers.note_attempt("b", &fetch(N, 2), postponed(now() + day / 24, false)).unwrap();
+    assert_eq!(peers.due("b", now(), 9).unwrap(), [(fetch(M, 1), 1)]);
+}
+
+#[test]
+fn a_notification_moves_no_event_out_of_the_way_of_the_pointer() {
+    let fixture = Fixture::new();
+    let peers = fixture.store.peers();
+    peers.take_in("b", Some(("index", 9)), &[fetch(M, 4)], &[], &[]).unwrap();
+    let what = QueuedKind::Fetch { h1: Some(h1('E')), gomod_h1: None, bytes: 7 };
+    for event in [fetch(M, 4), Queued { what, ..fetch(M, 4) }] {
+        peers.take_in("b", None, &[Queued { seq: None, ..event }], &[], &[]).unwrap();
+        assert_eq!(peers.finished("b").unwrap()["index"], 3);
+    }
+}
+
+#[test]
 fn conflicts_and_contacts_are_noted() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();
@@ -199,14 +264,15 @@ fn conflicts_and_contacts_are_noted() {
     assert!(!peers.note_conflict("b", &version(N), &h1('A'), &h1('E')).unwrap());
     assert!(peers.note_conflict("b", &version(N), &h1('A'), &h1('I')).unwrap());
     peers.note_conflict("a", &version(M), &h1('A'), &h1('E')).unwrap();
-    let conflicts = peers.conflicts(9).unwrap();
+    let conflicts = peers.conflicts(None, 9).unwrap();
     let [first, second] = conflicts.as_slice() else { panic!("{conflicts:?}") };
     assert_eq!((first.peer.as_str(), &first.version), ("a", &version(M)));
     assert_eq!((&second.ours, &second.theirs, second.at <= now()), (&h1('A'), &h1('I'), true));
-    assert_eq!(peers.conflicts(1).unwrap().len(), 1);
+    assert_eq!(peers.conflicts(None, 1).unwrap().len(), 1);
+    assert_eq!(peers.conflicts(Some("b"), 1).unwrap(), conflicts[1..]);
     peers.settle_conflict("a", &version(M)).unwrap();
     peers.settle_conflict("a", &version(M)).unwrap();
-    assert_eq!(peers.conflicts(9).unwrap(), conflicts[1..]);
+    assert_eq!(peers.conflicts(None, 9).unwrap(), conflicts[1..]);
     peers.note_contact("b", Err("the connection was refused")).unwrap();
     let state = peers.state("b").unwrap();
     assert_eq!(state.error.as_deref(), Some("the connection was refused"));
@@ -223,7 +289,7 @@ fn conflicts_and_contacts_are_noted() {
     assert!(state.contact_at.is_some() && state.compared_at.is_some() && state.error.is_some());
     peers.keep_only(&["a", "c"]).unwrap();
     assert_eq!(peers.state("b").unwrap(), PeerState::default());
-    assert!(peers.pointers("b").unwrap().is_empty() && peers.conflicts(9).unwrap().is_empty());
+    assert!(peers.pointers("b").unwrap().is_empty() && peers.conflicts(None, 9).unwrap().is_empty());
 }
 
 #[test]
@@ -275,7 +341,7 @@ fn a_lost_or_damaged_database_starts_anew() {
         );
         // This process changes to the new database, and what it writes is there for the other.
         assert_eq!(fixture.store.peers().pointers("b").unwrap()["new"], 1, "{name}");
-        fixture.store.peers().finish(&version(N)).unwrap();
+        fixture.store.peers().finish(&version(N), &h1('A')).unwrap();
         assert_eq!(other.peers().count("b").unwrap(), 0, "{name}");
         assert!(staged(fixture.dir.path()).is_empty(), "{name}");
         let left = fs::read_dir(fixture.dir.path().join("cache/peers")).unwrap().count();
@@ -297,7 +363,7 @@ fn a_cache_that_is_deleted_beside_an_open_database_is_created_again() {
         peers.note_contact("b", Ok(("index", n))).unwrap();
         assert_ne!(fs::metadata(file(&fixture.store)).unwrap().ino(), folder);
         assert_eq!(peers.state("b").unwrap().their_last, Some(n));
-        peers.finish(&version(M)).unwrap();
+        peers.finish(&version(M), &h1('A')).unwrap();
     }
 }
 
@@ -405,7 +471,7 @@ fn many_threads_share_the_database() {
                     let v = format!("example.com/{peer}@v1.{n}.0");
                     peers.take_in(peer, Some(("index", n)), &[fetch(&v, n)], &[], &[]).unwrap();
                     if n % 2 == 0 {
-                        peers.finish(&version(&v)).unwrap();
+                        peers.finish(&version(&v), &h1('A')).unwrap();
                     }
                     assert!(peers.listed(version(&v).path()).unwrap().len() as u64 <= n + 1);
                 }
