@@ -58,7 +58,7 @@ impl Fetch {
             // An upstream may have an info and a mod without the zip, and other clients want only these.
             Err(error) => {
                 let has_info = self.progress.borrow().info.is_some();
-                self.means.note_absence(&self.version, has_info, error);
+                self.means.note_absence(&self.version, self.upstream(), has_info, error);
             }
             Ok(_) => self.means.absences.forget(self.version.path()),
         }

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::expected::Expected;
 use super::means::{Means, Running};
-use super::progress::{Flight, Places, Progress, Waiter, Want};
+use super::progress::{Flight, Joined, Places, Progress, Waiter, Want};
 use super::rate::MinRate;
 use super::slots::Slots;
 use super::task::Fetch;
@@ -111,8 +111,9 @@ impl Flights {
 
     /// Joins the flight of a version that is not in the store, or starts one.
     ///
-    /// `via` is the `Via` of the request. `expected` has the hashes that a peer has named. The client waits a limited time for its turn. A flight for the bucket only fails
-    /// with [`Unavailable::NotFetched`] if it cannot read the version there.
+    /// `via` is the `Via` of the request. `expected` has the hashes that a peer has named. The client waits a limited time
+    /// for its turn. A flight for the bucket only fails with [`Unavailable::NotFetched`] if it cannot read the version
+    /// there.
     pub fn join(
         &self,
         permit: Permit<'_>,
@@ -162,11 +163,13 @@ impl Flights {
             return Err(Unavailable::Absent(reason.into()));
         }
         // Before the lock, since it may read the disk.
-        let absence = self.means.absence(version, want != Want::Metadata);
+        let absence = self.means.absence(version, &rule.upstream, want != Want::Metadata);
         let mut running = self.means.running.lock();
         if let Some(flight) = running.get(version) {
             flight.want(want, places);
-            return Ok(Waiter::new(Arc::clone(flight), true));
+            let has_same_upstream = flight.rule.upstream.tag() == rule.upstream.tag();
+            let joined = if has_same_upstream { Joined::Same } else { Joined::OtherUpstream };
+            return Ok(Waiter::new(Arc::clone(flight), joined));
         }
         if let Some(error) = absence {
             return Err(error);
@@ -180,6 +183,7 @@ impl Flights {
         let (progress, watched) = watch::channel(Progress::default());
         let flight = Arc::new(Flight {
             version: version.clone(),
+            rule: Arc::clone(rule),
             progress: watched,
             wanted: watch::Sender::new(want == Want::Zip),
             whole: watch::Sender::new(want != Want::Metadata || self.means.is_eager),
@@ -199,7 +203,7 @@ impl Flights {
             expected: expected.clone(),
         };
         tokio::spawn(fetch.run(phase));
-        Ok(Waiter::new(flight, false))
+        Ok(Waiter::new(flight, Joined::No))
     }
 
     /// Starts the flight of a whole version in the background.

@@ -17,6 +17,7 @@ use crate::byte_budget::ByteBudget;
 use crate::sumdb::Sumdb;
 use crate::tasks::SharedPermits;
 use crate::unavailable::Unavailable;
+use crate::upstream::Upstream;
 
 /// The store, the checksum database, the limits, and the running flights.
 #[derive(Debug)]
@@ -45,20 +46,35 @@ pub(super) struct Means {
 }
 
 impl Means {
-    /// Returns the upstream's 404 or 410 if a version, or its zip, was absent a moment ago.
-    pub(super) fn absence(&self, version: &ModuleVersion, wants_zip: bool) -> Option<Unavailable> {
-        let get = |of_zip| self.absences.get(&self.store, version.path(), absent_item(version, of_zip));
+    /// Returns the 404 or 410 of a list of upstreams if a version, or its zip, was absent there a moment ago.
+    pub(super) fn absence(
+        &self,
+        version: &ModuleVersion,
+        upstream: &Upstream,
+        wants_zip: bool,
+    ) -> Option<Unavailable> {
+        let get =
+            |of_zip| self.absences.get(&self.store, version.path(), absent_item(version, upstream, of_zip));
         get(false).or_else(|| if wants_zip { get(true) } else { None })
     }
 
-    /// Remembers that a version is absent, or only its zip.
-    pub(super) fn note_absence(&self, version: &ModuleVersion, is_zip_only: bool, error: &Unavailable) {
-        self.absences.note(&self.store, version.path(), absent_item(version, is_zip_only), error);
+    /// Remembers that a version, or only its zip, is absent from a list of upstreams.
+    pub(super) fn note_absence(
+        &self,
+        version: &ModuleVersion,
+        upstream: &Upstream,
+        is_zip_only: bool,
+        error: &Unavailable,
+    ) {
+        let item = absent_item(version, upstream, is_zip_only);
+        self.absences.note(&self.store, version.path(), item, error);
     }
 }
 
-fn absent_item(version: &ModuleVersion, of_zip: bool) -> String {
-    format!("{}{}", version.version(), if of_zip { " zip" } else { "" })
+/// Returns the key of a version or of its zip. A version that one list of upstreams does not have may be in another.
+fn absent_item(version: &ModuleVersion, upstream: &Upstream, of_zip: bool) -> String {
+    let (tag, zip) = (upstream.tag().unwrap_or_default(), if of_zip { " zip" } else { "" });
+    format!("{}{zip} {tag}", version.version())
 }
 
 /// The running flights, by version.

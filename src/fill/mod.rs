@@ -46,6 +46,7 @@ mod zip;
 
 pub use self::expected::Expected;
 pub use self::flights::{FlightOptions, Flights};
+pub(crate) use self::progress::Joined;
 pub use self::progress::{Arrival, Places, Transfer, Waiter, Want};
 pub use self::seals::Seals;
 pub(crate) use self::seals::examining;

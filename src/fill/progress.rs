@@ -20,6 +20,7 @@ use stoa_gomod::ModuleVersion;
 use stoa_store::{DraftZip, SmallFile};
 use tokio::sync::watch;
 
+use crate::policy::Rule;
 use crate::unavailable::Unavailable;
 
 /// The number of bytes of a zip that are withheld until it is verified.
@@ -29,6 +30,8 @@ pub(super) const KEPT_BACK: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) version: ModuleVersion,
+    /// The rule by which it was started.
+    pub(super) rule: Arc<Rule>,
     pub(super) progress: watch::Receiver<Progress>,
     /// Whether a client waits for the zip.
     pub(super) wanted: watch::Sender<bool>,
@@ -148,7 +151,19 @@ pub struct Waiter {
     progress: watch::Receiver<Progress>,
     /// Maximum time to wait while the flight is queued.
     patience: Option<Duration>,
-    is_joined: bool,
+    joined: Joined,
+}
+
+/// The relation of a request to the flight that it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// The request has started the flight.
+    No,
+    /// Another request has started the flight, with the same list of upstreams.
+    Same,
+    /// Another request has started the flight, with another list of upstreams. So its failure says nothing about the list
+    /// of this request.
+    OtherUpstream,
 }
 
 /// The result of waiting for a part of a version.
@@ -161,14 +176,19 @@ pub enum Arrival<T> {
 }
 
 impl Waiter {
-    pub(super) fn new(flight: Arc<Flight>, is_joined: bool) -> Self {
+    pub(super) fn new(flight: Arc<Flight>, joined: Joined) -> Self {
         let progress = flight.progress.clone();
-        Self { flight, progress, patience: None, is_joined }
+        Self { flight, progress, patience: None, joined }
     }
 
     /// Returns whether another request started the flight.
     pub(crate) fn is_joined(&self) -> bool {
-        self.is_joined
+        self.joined != Joined::No
+    }
+
+    /// Returns the relation of the request to the flight.
+    pub(crate) fn joined(&self) -> Joined {
+        self.joined
     }
 
     /// Waits a limited time while the flight is queued. The flight keeps its place in the queue.

@@ -36,7 +36,7 @@ impl Proxy {
             && !self.services.sumdb.is_confirmed(permit.version(), seal)
     }
 
-    /// Verifies a stored version, if it must be verified before it is served.
+    /// Verifies a stored version, if it must be verified before it is served. For a peer, no checksum database is asked.
     pub(super) async fn verify_stored(
         &self,
         client: Client<'_>,
@@ -47,8 +47,11 @@ impl Proxy {
         }
         let version = permit.version();
         let verify = async {
-            let (rule, via) = (permit.rule(), client.via());
-            self.services.sumdb.verify_stored(version, rule, &via).await
+            let (sumdb, rule, via) = (&self.services.sumdb, permit.rule(), client.via());
+            match client.is_peer {
+                true => sumdb.compare_with_record(version).await,
+                false => sumdb.verify_stored(version, rule, &via).await,
+            }
         };
         let not_yet = |why: &dyn std::fmt::Display| {
             Unavailable::NotYetVerified(format!("cannot verify the stored version {version}: {why}").into())

@@ -10,20 +10,17 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{CachedPair, Objection, SmallFile, StoreError, VersionFile, ZipFile};
 
 use super::answer::{self, MINUTE, Response, TEXT, WEEK, ZIP};
+use super::attempts::Attempts;
 use super::body::Body;
 use super::conditional::Validators;
 use super::entity::{entity, etag_of, small_answer, zip_etag};
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
 use crate::byte_budget::SMALL_BODY;
-use crate::fill::{Arrival, Expected, Places, Want};
+use crate::fill::{Arrival, Places, Waiter, Want};
 use crate::policy::{Mode, Permit};
-use crate::sync::Source;
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
-
-/// The number of times that a version may appear and disappear during one request.
-const ATTEMPTS: usize = 4;
 
 impl Proxy {
     /// Answers with a stored info or mod. Returns `None` if it is not stored.
@@ -61,8 +58,8 @@ impl Proxy {
 
     /// Answers with an info or a mod.
     pub(super) async fn small(&self, client: Client<'_>, permit: Permit<'_>, file: SmallFile) -> Response {
-        let mut asks_peers = true;
-        for attempt in 1..=ATTEMPTS {
+        let mut attempts = Attempts::default();
+        while attempts.begin() {
             let ready = async {
                 self.compare_stored(permit).await?;
                 self.verify_stored(client, permit).await
@@ -84,25 +81,8 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return forbidden(permit.version(), &error),
             }
-            let source = if asks_peers { self.source(client, permit).await } else { None };
-            let (permit, expected) = with_source(permit, source.as_ref());
-            let places = match self.places(client, permit, file.into()).await {
-                Ok(places) => places,
-                Err(response) => return *response,
-            };
-            let flights = &self.services.flights;
-            let waiter = match flights.join(permit, &client.via(), Want::Metadata, places, &expected) {
-                Ok(waiter) => waiter,
-                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
-            };
-            let may_try_again =
-                MayTryAgain { is_joined: waiter.is_joined(), mode: permit.rule().mode, attempt };
-            // The hashes of a peer bind only what the peer sends. A flight that began for the queue may have them too.
-            let of_peer = |error: &Unavailable| {
-                asks_peers && (source.is_some() || matches!(error, Unavailable::Unexpected { .. }))
-            };
-            let arrival = waiter.small(file).await;
-            match arrival {
+            let wanted = (file.into(), Want::Metadata);
+            match self.fill(client, permit, wanted, &mut attempts, |waiter| waiter.small(file)).await {
                 Ok(Arrival::Early(bytes)) => {
                     self.note_use_of_bucket(permit.version());
                     let digest = Sha256::digest(&bytes).into();
@@ -112,9 +92,7 @@ impl Proxy {
                     return response;
                 }
                 Ok(Arrival::Stored) => {}
-                Err(error) if may_try_again.after(&error) => {}
-                Err(error) if of_peer(&error) => asks_peers = false,
-                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
+                Err(response) => return *response,
             }
         }
         unsteady(permit.version())
@@ -179,15 +157,9 @@ impl Proxy {
         self.services.tier.as_ref()?.redirect(permit.version()).await
     }
 
-    /// Returns the peer that has named a version which is not stored, if the client may wait for it.
-    async fn source(&self, client: Client<'_>, permit: Permit<'_>) -> Option<Source> {
-        let replication = self.replication.as_ref().filter(|_| !client.is_local)?;
-        replication.source(permit.version(), permit.rule()).await
-    }
-
     /// Returns the places from which the client gets a file that is not stored. The error is the answer if the version is
     /// forbidden, or the client is not to wait for it.
-    async fn places(
+    pub(super) async fn places(
         &self,
         client: Client<'_>,
         permit: Permit<'_>,
@@ -273,8 +245,8 @@ impl Proxy {
     /// Answers with a zip.
     pub(super) async fn zip(&self, client: Client<'_>, permit: Permit<'_>) -> Response {
         let version = permit.version();
-        let mut asks_peers = true;
-        for attempt in 1..=ATTEMPTS {
+        let mut attempts = Attempts::default();
+        while attempts.begin() {
             let ready = async {
                 self.compare_stored(permit).await?;
                 self.verify_stored(client, permit).await
@@ -308,35 +280,12 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return store_failed(version, error),
             }
-            let source = if asks_peers { self.source(client, permit).await } else { None };
-            let (permit, expected) = with_source(permit, source.as_ref());
-            let places = match self.places(client, permit, VersionFile::Zip).await {
-                Ok(places) => places,
-                Err(response) => return *response,
+            let wait = async |waiter: Waiter| match client.wants_whole() {
+                true => waiter.stored().await.map(|()| Arrival::Stored),
+                false => waiter.zip().await,
             };
-            let flights = &self.services.flights;
-            let waiter = match flights.join(permit, &client.via(), Want::Zip, places, &expected) {
-                Ok(waiter) => waiter,
-                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
-            };
-            let may_try_again =
-                MayTryAgain { is_joined: waiter.is_joined(), mode: permit.rule().mode, attempt };
-            // The hashes of a peer bind only what the peer sends. A flight that began for the queue may have them too.
-            let of_peer = |error: &Unavailable| {
-                asks_peers && (source.is_some() || matches!(error, Unavailable::Unexpected { .. }))
-            };
-            if client.wants_whole() {
-                match waiter.stored().await {
-                    Ok(()) => continue,
-                    Err(error) if may_try_again.after(&error) => continue,
-                    Err(error) if of_peer(&error) => {
-                        asks_peers = false;
-                        continue;
-                    }
-                    Err(error) => return Problem::Failed(&error, Subject::File).answer(),
-                }
-            }
-            match waiter.zip().await {
+            let wanted = (VersionFile::Zip, Want::Zip);
+            match self.fill(client, permit, wanted, &mut attempts, wait).await {
                 Ok(Arrival::Early(transfer)) => {
                     self.note_use_of_bucket(version);
                     let body = Body::transfer(transfer, &self.buffers);
@@ -344,9 +293,7 @@ impl Proxy {
                     return answer::module(StatusCode::OK, ZIP, caching, body);
                 }
                 Ok(Arrival::Stored) => {}
-                Err(error) if may_try_again.after(&error) => {}
-                Err(error) if of_peer(&error) => asks_peers = false,
-                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
+                Err(response) => return *response,
             }
         }
         unsteady(version)
@@ -385,39 +332,6 @@ impl Proxy {
         }
         self.services.sumdb.read_verdict(permit.version()).await;
         self.caching(permit).unwrap_or(MINUTE)
-    }
-}
-
-/// A failed flight, after which the request may start again.
-#[derive(Clone, Copy)]
-struct MayTryAgain {
-    is_joined: bool,
-    mode: Mode,
-    attempt: usize,
-}
-
-impl MayTryAgain {
-    fn after(self, error: &Unavailable) -> bool {
-        let may = match error {
-            // Only the request that started the flight has passed a loop.
-            Unavailable::Loop(_) => self.is_joined,
-            // The bucket has the version, and it cannot be read there.
-            Unavailable::NotFetched(_) => self.mode != Mode::None,
-            _ => false,
-        };
-        may && self.attempt < ATTEMPTS
-    }
-}
-
-/// Returns the permit and the hashes for a fill from a peer, if one has named the version.
-fn with_source<'a>(permit: Permit<'a>, source: Option<&'a Source>) -> (Permit<'a>, Expected) {
-    match source {
-        Some(source) => {
-            let zip = source.h1.clone().into_iter().collect();
-            let modfile = source.gomod_h1.clone().into_iter().collect();
-            (permit.with_rule(&source.rule), Expected { zip, modfile })
-        }
-        None => (permit, Expected::default()),
     }
 }
 

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `address` | the addresses of the proxy |
 //! | `files` | info, mod and zip of a version |
+//! | `attempts` | the attempts to get a version that is not stored, from peers and by its rule |
 //! | `checks` | the checks of a stored version before it is served |
 //! | `from_bucket` | the same, of a read-only server that has a bucket |
 //! | `entity` | answers with a file, or with a part of it |
@@ -25,6 +26,7 @@
 
 mod address;
 mod answer;
+mod attempts;
 mod body;
 mod buffers;
 mod catalog;

@@ -12,7 +12,7 @@ use super::lookup::{LookupError, ProvedSums};
 use super::state::Sumdb;
 use crate::policy::{ChecksumPolicy, Rule};
 use crate::unavailable::Unavailable;
-use crate::upstream::Via;
+use crate::upstream::{Upstream, Via};
 
 /// The hashes of a version that a database or a go.sum confirmed.
 #[derive(Debug, Clone)]
@@ -49,10 +49,17 @@ pub(super) struct Inquiry<'a> {
 impl<'a> Inquiry<'a> {
     /// Returns whether there is no server to ask.
     pub(super) fn is_offline(self) -> bool {
+        let upstream = self.upstream();
         match &self.sumdb.database {
-            Some(database) => self.sumdb.source(database.sumdb.name(), &self.rule.upstream).is_offline(),
-            None => self.rule.upstream.is_offline(),
+            Some(database) => self.sumdb.source(database.sumdb.name(), upstream).is_offline(),
+            None => upstream.is_offline(),
         }
+    }
+
+    /// Returns the upstreams that may forward the database: those of the module. A version of a peer is fetched by a rule
+    /// that has only the peer.
+    fn upstream(self) -> &'a Upstream {
+        &self.sumdb.policy.rule(self.version.path()).upstream
     }
 
     /// Finds out whether a version with this record is confirmed.
@@ -74,7 +81,7 @@ impl<'a> Inquiry<'a> {
             return Finding::Nobody("no checksum database is configured");
         };
         let name = database.sumdb.name();
-        let client = self.sumdb.caching(database, &self.rule.upstream, self.via);
+        let client = self.sumdb.caching(database, self.upstream(), self.via);
         let lookup = database.look_up(&self.sumdb.store, &client, self.version);
         let limit = database.outage.timeout(self.rule.checksum, Instant::now());
         let result = tokio::time::timeout(limit, lookup).await.unwrap_or_else(|_| {

@@ -3,7 +3,7 @@
 //!
 //! | caller | when |
 //! | --- | --- |
-//! | the proxy | before it serves a version whose policy is `require` |
+//! | the proxy | before it serves a version whose policy is `require`; for a peer by the record of the version only |
 //! | `recheck` | in the background, cached pairs too |
 //! | `forward` | if a forwarded answer contradicts the stored version |
 //! | `stoa verify --checksums` | cached pairs too |
@@ -105,6 +105,15 @@ impl Sumdb {
         rule: &Arc<Rule>,
         via: &Via,
     ) -> Result<Standing, Unavailable> {
+        let Some(record) = self.record_if_stored(version).await? else { return Ok(Standing::Absent) };
+        match self.confirmed_hashes(version, record, rule, via).await? {
+            Ok(verified) => self.settle(version, verified).await,
+            Err(standing) => Ok(standing),
+        }
+    }
+
+    /// Returns the record of a version, or `None` if the version is not stored.
+    async fn record_if_stored(&self, version: &ModuleVersion) -> Result<Option<Option<Record>>, Unavailable> {
         let at = version.clone();
         let record = blocking(&self.store, version, move |store| {
             // From the disk: another process may have removed the version.
@@ -113,10 +122,15 @@ impl Sumdb {
                 None => Ok(None),
             }
         });
-        let Some(record) = record.await? else { return Ok(Standing::Absent) };
-        match self.confirmed_hashes(version, record, rule, via).await? {
-            Ok(verified) => self.settle(version, verified).await,
-            Err(standing) => Ok(standing),
+        record.await
+    }
+
+    /// Compares a stored version with its record, and asks no checksum database.
+    pub(crate) async fn compare_with_record(&self, version: &ModuleVersion) -> Result<Standing, Unavailable> {
+        let Some(record) = self.record_if_stored(version).await? else { return Ok(Standing::Absent) };
+        match record.and_then(Verified::of_record) {
+            Some(verified) => self.settle(version, verified).await,
+            None => Ok(Standing::Unconfirmed("no checksum database is asked for a peer".into())),
         }
     }
 

@@ -15,9 +15,9 @@ use super::clock::Clock;
 use super::gatekeeper::Gatekeeper;
 use super::peer::Peer;
 use super::push;
-use crate::policy::{Policy, Rule};
+use crate::policy::Rule;
 use crate::services::Services;
-use crate::upstream::{PeerClient, Upstream, UpstreamConfigError, UpstreamError, UpstreamOptions};
+use crate::upstream::{PeerClient, UpstreamConfigError, UpstreamError, UpstreamOptions};
 
 /// Number of requests of one peer that are answered at the same time, and of its notifications. One may wait for news.
 const ANSWERED_AT_ONCE: usize = 4;
@@ -65,8 +65,6 @@ pub(crate) struct Link {
     /// Bounds the notifications of the peer that are taken in at the same time.
     pub(super) notifying: Semaphore,
     client: PeerClient,
-    /// For each rule of the policy, the rule with the peer in front of its upstreams.
-    rules: Vec<(Arc<Rule>, Arc<Rule>)>,
 }
 
 /// A failure of the replication.
@@ -172,29 +170,19 @@ pub(crate) struct SyncCounts {
 }
 
 impl Link {
-    fn new(
-        options: &ReplicationOptions,
-        peer: &Arc<Peer>,
-        policy: &Policy,
-    ) -> Result<Self, UpstreamConfigError> {
-        let client = PeerClient::new(&options.name, peer, &options.upstream)?;
-        let with_peer = |rule: &Arc<Rule>| {
-            let upstream = Upstream::of_peer(&client, &rule.upstream);
-            (Arc::clone(rule), Arc::new(rule.fetching_now_from(upstream)))
-        };
+    fn new(options: &ReplicationOptions, peer: &Arc<Peer>) -> Result<Self, UpstreamConfigError> {
         Ok(Self {
-            rules: policy.rules().map(with_peer).collect(),
-            client,
+            client: PeerClient::new(&options.name, peer, &options.upstream)?,
             answering: Semaphore::new(ANSWERED_AT_ONCE),
             notifying: Semaphore::new(ANSWERED_AT_ONCE),
             peer: Arc::clone(peer),
         })
     }
 
-    /// Returns a rule with the peer as the first upstream.
-    pub(super) fn rule(&self, rule: &Arc<Rule>) -> Arc<Rule> {
-        let found = self.rules.iter().find(|(of_policy, _)| Arc::ptr_eq(of_policy, rule));
-        found.map_or_else(|| Arc::clone(rule), |(_, with_peer)| Arc::clone(with_peer))
+    /// Returns a rule with the peer as its only upstream. A peer must not be able to make this deployment ask its own
+    /// upstreams, with its credentials, for whatever the peer names.
+    pub(super) fn rule(&self, rule: &Rule) -> Arc<Rule> {
+        Arc::new(rule.fetching_now_from(self.client.upstream().clone()))
     }
 
     /// Sends a request, and returns the answer if its status says success.
@@ -227,7 +215,7 @@ impl Replication {
         services: Arc<Services>,
         options: &ReplicationOptions,
     ) -> Result<Arc<Self>, UpstreamConfigError> {
-        let links = options.peers.iter().map(|peer| Link::new(options, peer, &services.policy).map(Arc::new));
+        let links = options.peers.iter().map(|peer| Link::new(options, peer).map(Arc::new));
         let clock = Clock::start();
         Ok(Arc::new(Self {
             links: links.collect::<Result<_, _>>()?,
@@ -337,16 +325,22 @@ impl Replication {
         self.links.iter().find(|link| link.peer.name == name)
     }
 
-    /// Returns the rule by which a version that peers have named is fetched, and its hashes.
-    pub(crate) async fn source(&self, version: &ModuleVersion, rule: &Arc<Rule>) -> Option<Source> {
+    /// Returns a peer that has named a version and is not among those that were `tried`.
+    pub(crate) async fn source(
+        &self,
+        version: &ModuleVersion,
+        rule: &Rule,
+        tried: &[String],
+    ) -> Option<Source> {
         let named = version.clone();
         let sources = self.off_runtime(move |store| Ok(store.peers().sources(&named)?)).await;
         let sources = sources
             .inspect_err(|error| log::debug!(version:%, reason:% = error; "cannot read the queue"))
             .ok()?;
         sources.into_iter().find_map(|(name, h1, gomod_h1)| {
-            let link = self.link(&name).filter(|link| link.peer.accepts(version.path()))?;
-            Some(Source { rule: link.rule(rule), h1, gomod_h1 })
+            let is_new = |link: &&Arc<Link>| link.peer.accepts(version.path()) && !tried.contains(&name);
+            let link = self.link(&name).filter(is_new)?;
+            Some(Source { rule: link.rule(rule), peer: name, h1, gomod_h1 })
         })
     }
 
@@ -381,7 +375,9 @@ impl Replication {
 /// A peer from which a version may be fetched.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// The rule with the peer as the first upstream.
+    /// The name of the peer.
+    pub(crate) peer: String,
+    /// The rule with the peer as its only upstream.
     pub(crate) rule: Arc<Rule>,
     /// The hash of the zip that the peer has named.
     pub(crate) h1: Option<H1>,

@@ -1,8 +1,8 @@
 //! The work in the queue: fetching the versions that peers have named, and applying their marks.
 //!
-//! Versions are fetched by ordinary fills, from the peer first and then from the usual upstreams, with the hashes that the
-//! peer has named. So a peer can send nothing that is not verified. A version leaves the queue when it is here, when it is
-//! not wanted, or when it is in conflict.
+//! Versions are fetched by ordinary fills, from the peer and from nowhere else, with the hashes that the peer has named. So
+//! a peer can send nothing that is not verified. A version leaves the queue when it is here, when it is not wanted, or when
+//! it is in conflict.
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;

@@ -375,8 +375,6 @@ impl<'u> Walk<'u> {
     /// Notes the error of the place, and moves on to the next entry that may be asked.
     fn fail(&mut self, error: UpstreamError) {
         log::debug!(reason:% = error; "cannot get an answer from an upstream");
-        // A peer does not have every version, so its 404 says nothing about an entry that cannot be reached.
-        let is_peer = self.place().is_some_and(|(_, place)| place.is_peer());
         self.index = self.index.and_then(|index| self.inner.next_after(index, &error));
         let error = match (&self.absent, error) {
             (Some(absent), cause) if cause.is_unreachable() => {
@@ -384,7 +382,7 @@ impl<'u> Walk<'u> {
             }
             (_, error) => error,
         };
-        if error.is_absent() && !is_peer {
+        if error.is_absent() {
             self.absent.get_or_insert_with(|| error.clone());
         }
         // Among equally informative errors the last one counts, as in the go command.

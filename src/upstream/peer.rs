@@ -16,7 +16,7 @@ use super::error::{UpstreamConfigError, UpstreamError};
 use super::place::{Place, Proxy, shown};
 use super::throttle::Bandwidth;
 use super::tls::Roots;
-use super::{Inner, Upstream, UpstreamOptions, sumdb, tag};
+use super::{Inner, Upstream, UpstreamOptions, tag};
 use crate::sync::{Clock, Nonce, PEER_TIME, Peer, Signer, sha256};
 
 /// Sends requests to a peer. All users share its connections, its clock and its bandwidth.
@@ -24,7 +24,7 @@ pub struct PeerClient {
     peer: Arc<Peer>,
     client: Arc<Client>,
     signing: Arc<Signing>,
-    place: Arc<Place>,
+    upstream: Upstream,
 }
 
 impl fmt::Debug for PeerClient {
@@ -49,12 +49,24 @@ impl PeerClient {
         });
         let bandwidth = peer.bandwidth.map(|bytes| Arc::new(Bandwidth::new(bytes)));
         let proxy = Proxy::of_peer(peer.url.clone(), Arc::clone(&client), Arc::clone(&signing), bandwidth);
-        Ok(Self { peer: Arc::clone(peer), client, signing, place: Arc::new(Place::Http(proxy)) })
+        let url = peer.url.to_string();
+        let upstream = Upstream::of(Inner {
+            tag: Some(tag(&format!("peer {url}"))),
+            list: Some(GoProxyList::of(Source::Url(url))),
+            places: vec![Arc::new(Place::Http(proxy))],
+            ..Inner::offline(options.clone())
+        });
+        Ok(Self { peer: Arc::clone(peer), client, signing, upstream })
     }
 
     /// Returns the peer.
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
+    }
+
+    /// Returns the list that has the peer as its only entry.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// Sends a POST and waits for the headers of the answer, whatever its status. The caller bounds the body of the answer.
@@ -79,23 +91,6 @@ impl PeerClient {
                 Err(UpstreamError::Timeout { url: shown(&url), reason })
             }
         }
-    }
-}
-
-impl Upstream {
-    /// Returns a list that asks a peer first, and after any error the entries of another list.
-    pub fn of_peer(client: &PeerClient, then: &Self) -> Self {
-        let url = client.peer.url.to_string();
-        let then = &then.inner;
-        let tag = tag(&format!("{url}|{}", then.tag.as_deref().unwrap_or_default()));
-        Self::of(Inner {
-            list: Some(GoProxyList::first(Source::Url(url), then.list.as_ref())),
-            tag: Some(tag),
-            places: std::iter::once(&client.place).chain(&then.places).cloned().collect(),
-            instance: then.instance,
-            databases: sumdb::Databases::default(),
-            memory: then.memory.clone(),
-        })
     }
 }
 

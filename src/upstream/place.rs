@@ -137,11 +137,6 @@ impl Place {
         }
     }
 
-    /// Returns whether it is a peer.
-    pub(super) fn is_peer(&self) -> bool {
-        matches!(self, Self::Http(Proxy { signing: Some(_), .. }))
-    }
-
     /// Returns whether it is version control.
     pub(super) fn is_direct(&self) -> bool {
         matches!(self, Self::Direct(_))

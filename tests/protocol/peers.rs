@@ -42,9 +42,9 @@ fn client(peer: Peer) -> PeerClient {
     PeerClient::new("here", &Arc::new(peer), &options).unwrap()
 }
 
-/// A list that asks a peer and then other upstreams.
-fn list(url: &str, then: &str) -> List {
-    List::of_peer(&client(peer(url)), &site::upstream(then))
+/// The list of a peer.
+fn list(url: &str) -> List {
+    client(peer(url)).upstream().clone()
 }
 
 fn version() -> ModuleVersion {
@@ -115,7 +115,7 @@ async fn read_zip(list: &List) -> Result<Vec<u8>, UpstreamError> {
 async fn every_request_to_a_peer_is_signed() {
     let module = Module::new("example.com/m@v1.0.0", 1000);
     let peer = Checking::start(&module, 0);
-    read_all(&list(&peer.url(), "off"), &module).await;
+    read_all(&list(&peer.url()), &module).await;
     let posted = client(self::peer(&peer.url()));
     let answer = posted.post("/sync/v1/events?x=y", b"{}".to_vec(), Duration::from_secs(30)).await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "{}"));
@@ -132,7 +132,7 @@ async fn a_client_learns_the_time_of_a_peer_once() {
         let post = || client.post("/sync/v1/events", b"{}".to_vec(), Duration::from_secs(30));
         assert_eq!(post().await.unwrap().status(), 200);
         assert_eq!(post().await.unwrap().status(), 200);
-        read_all(&List::of_peer(&client, &List::offline()), &module).await;
+        read_all(client.upstream(), &module).await;
         assert!(matches!(peer.refused.lock().unwrap().as_slice(), [Refusal::WrongTime { .. }]), "{clock}");
     }
 }
@@ -165,56 +165,39 @@ async fn a_peer_that_never_accepts_the_time_is_asked_twice() {
         let Refusal::WrongTime { header, .. } = refused else { panic!("{refused}") };
         Script::Raw(head(401, &format!("{PEER_TIME}: {header}\r\nContent-Length: 0\r\n")))
     });
-    let error = list(server.url(), "off").info(&version(), &Via::none()).await.unwrap_err();
+    let error = list(server.url()).info(&version(), &Via::none()).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Refused { status: 401, .. }), "{error}");
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
-async fn after_any_error_of_a_peer_the_other_upstreams_are_asked() {
-    let (elsewhere, other) = (Upstream::start(), Upstream::start());
-    let module = other.offer("example.com/m@v1.0.0", 1000);
-    elsewhere.serve(&module);
-    let location = format!("Location: {}/x\r\nContent-Length: 0\r\n", elsewhere.url());
+async fn a_wrong_answer_of_a_peer_is_an_error_and_no_redirect_is_followed() {
+    let elsewhere = Upstream::start();
+    let module = elsewhere.offer("example.com/m@v1.0.0", 1000);
+    let location = format!("Location: {}{}\r\nContent-Length: 0\r\n", elsewhere.url(), module.path("info"));
     let none = "Content-Length: 0\r\n";
     let html = announced(6, b"<html>");
-    let answers =
-        [head(404, none), head(401, none), head(500, none), head(302, &location), head(307, &location), html];
-    for answer in answers {
+    for (answer, is_absent) in [
+        (head(404, none), true),
+        (head(401, none), false),
+        (head(500, none), false),
+        (head(302, &location), false),
+        (head(307, &location), false),
+        (html, false),
+    ] {
         let shown = String::from_utf8_lossy(&answer).into_owned();
         let peer = Upstream::with(move |_| Script::Raw(answer.clone()));
-        read_all(&list(peer.url(), other.url()), &module).await;
+        let error = list(peer.url()).info(&version(), &Via::none()).await.unwrap_err();
+        assert_eq!(error.is_absent(), is_absent, "{shown}: {error}");
         assert!(!peer.requests().is_empty(), "{shown}");
     }
     assert!(elsewhere.requests().is_empty(), "a redirect of a peer was followed");
-    let nobody = format!("http://{}", testkit::ports::closed());
-    read_all(&list(&nobody, other.url()), &module).await;
-    assert!(other.requests().iter().all(|request| request.header("authorization").is_none()));
-}
-
-#[tokio::test]
-async fn only_the_other_upstreams_decide_about_absence() {
-    let absent = Upstream::with(|_| Script::Status(404, "text/plain", b"not found"));
-    let broken = Upstream::with(|_| Script::Status(501, "text/plain", b""));
-    let nobody = format!("http://{}", testkit::ports::closed());
-    for (peer, then, is_absent) in [
-        (absent.url(), absent.url(), true),
-        (absent.url(), "off", true),
-        (broken.url(), absent.url(), false),
-        (absent.url(), broken.url(), false),
-        (absent.url(), nobody.as_str(), false),
-        (nobody.as_str(), absent.url(), false),
-    ] {
-        let error = list(peer, then).info(&version(), &Via::none()).await.unwrap_err();
-        assert_eq!(error.is_absent(), is_absent, "{peer} {then}: {error}");
-        assert!(!matches!(error, UpstreamError::Unreached { .. }), "{error}");
-    }
 }
 
 #[tokio::test]
 async fn a_request_that_comes_back_from_a_peer_is_found() {
     let server = Upstream::with(|_| Script::Status(404, "text/plain", b""));
-    let (upstream, other) = (list(server.url(), "off"), Instance::new(7));
+    let (upstream, other) = (list(server.url()), Instance::new(7));
     let _ = upstream.info(&version(), &Via::from_header_values([format!("1.1 {other}")])).await;
     let expected = format!("1.1 {other}, 1.1 {}", site::INSTANCE);
     assert_eq!(server.requests()[0].header("via"), Some(expected.as_str()));
@@ -242,21 +225,17 @@ async fn a_post_is_sent_once_and_to_the_peer_only() {
 }
 
 #[test]
-fn lists_with_different_peers_have_different_tags() {
+fn the_list_of_a_peer_has_a_tag_of_its_own() {
     let tags = [
-        list("http://a.example", "http://x.example"),
-        list("http://b.example", "http://x.example"),
-        list("http://a.example", "http://y.example"),
-        list("http://a.example", "off"),
-        site::upstream("http://x.example"),
+        list("http://a.example"),
+        list("http://b.example"),
+        // Without signatures, the same server may have other versions.
+        site::upstream("http://a.example"),
     ];
     let tags: std::collections::BTreeSet<_> =
         tags.iter().map(|list| list.tag().unwrap().to_owned()).collect();
-    assert_eq!(tags.len(), 5);
-    assert_eq!(
-        list("http://a.example", "http://x.example").to_string(),
-        "http://a.example/|http://x.example/"
-    );
+    assert_eq!(tags.len(), 3);
+    assert_eq!(list("http://a.example").to_string(), "http://a.example/");
 }
 
 #[test]
@@ -266,7 +245,7 @@ fn a_download_that_this_server_slows_down_keeps_its_slot() {
     let small = upstream.offer("example.com/m@v1.0.0", 1000);
     // Without a limit here, such a download would be far below the minimum rate, and would end for the next one.
     let slow = Peer { bandwidth: Some(30_000), ..peer(upstream.url()) };
-    let list = List::of_peer(&client(slow), &List::offline());
+    let list = client(slow).upstream().clone();
     let rate_window = Duration::from_millis(300);
     let flights =
         FlightOptions { max_concurrent: 1, rate_window, min_rate: 1 << 20, ..FlightOptions::default() };

@@ -115,14 +115,9 @@ pub enum Outcome {
 }
 
 impl GoProxyList {
-    /// Returns a list that asks a source first, and after any error another list.
-    pub fn first(source: Source, then: Option<&Self>) -> Self {
-        let first = Entry { source, fallback_on_any_error: then.is_some() };
-        Self {
-            entries: std::iter::once(first)
-                .chain(then.into_iter().flat_map(|then| then.entries.clone()))
-                .collect(),
-        }
+    /// Returns the list of one source.
+    pub fn of(source: Source) -> Self {
+        Self { entries: vec![Entry { source, fallback_on_any_error: false }] }
     }
 
     /// Returns the entries, at least one.

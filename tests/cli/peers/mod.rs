@@ -10,6 +10,7 @@ mod queue;
 mod refused;
 mod review;
 mod ring;
+mod sources;
 
 use std::fmt::Write;
 use std::fs;
@@ -37,6 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
         refused::cases(),
         review::cases(),
         ring::cases(),
+        sources::cases(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -88,6 +90,11 @@ impl Site {
             "\n[[peer]]\nname = \"{name}\"\nurl = \"{url}\"\nsecret_file = \"secret-{name}\"\n{lines}"
         )
         .unwrap();
+    }
+
+    /// Sets a variable of the commands and the server.
+    fn set(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     fn config(&self) -> PathBuf {
