@@ -133,3 +133,34 @@ fn with_source<'a>(permit: Permit<'a>, source: Option<&'a Source>) -> (Permit<'a
         None => (permit, Expected::default()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failure_of_another_list_of_upstreams_is_not_the_answer() {
+        let absent = Unavailable::Absent("not found".to_owned().into());
+        let begun = || {
+            let mut attempts = Attempts::default();
+            assert!(attempts.begin());
+            attempts
+        };
+        let peer = || Some("a".to_owned());
+        let mut attempts = begun();
+        assert!(!attempts.goes_on_after(&absent, Joined::No, None, Mode::Sync));
+        assert!(!attempts.goes_on_after(&absent, Joined::Same, None, Mode::Sync));
+        assert!(attempts.goes_on_after(&absent, Joined::OtherUpstream, None, Mode::Sync));
+        assert!(attempts.goes_on_after(&absent, Joined::OtherUpstream, peer(), Mode::Sync));
+        assert!(attempts.tried.is_empty(), "the peer was not asked");
+        assert!(attempts.goes_on_after(&absent, Joined::No, peer(), Mode::Sync));
+        assert_eq!(attempts.tried, ["a"]);
+        let stopping = Unavailable::Stopping("m".to_owned());
+        assert!(!attempts.goes_on_after(&stopping, Joined::OtherUpstream, peer(), Mode::Sync));
+        let mut attempts = begun();
+        while attempts.goes_on_after(&absent, Joined::OtherUpstream, None, Mode::Sync) {
+            assert!(attempts.begin(), "a request that goes on has another attempt");
+        }
+        assert!(!attempts.begin(), "the attempts have an end");
+    }
+}
