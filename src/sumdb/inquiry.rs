@@ -101,6 +101,17 @@ impl<'a> Inquiry<'a> {
     }
 }
 
+impl Sumdb {
+    /// Returns whether a checksum database that may be asked about a version knows it, with this hash if there is one.
+    pub(crate) async fn knows(&self, rule: &Arc<Rule>, version: &ModuleVersion, h1: Option<&H1>) -> bool {
+        let inquiry = Inquiry { sumdb: self, rule, version, via: &Via::none() };
+        match inquiry.find(None).await {
+            Finding::Proved(verified) => h1.is_none_or(|h1| *h1 == verified.sums.zip),
+            _ => false,
+        }
+    }
+}
+
 impl Verified {
     /// Returns the hashes that a database has proved.
     pub(super) fn proved(name: &str, proved: ProvedSums) -> Self {

@@ -17,7 +17,8 @@ use super::conflicts::note_conflict;
 use super::intake::{Standing, standing};
 use super::replication::now_ms;
 use super::{Link, Replication, SyncError};
-use crate::fill::{Expected, Want};
+use crate::fill::{Expected, Waiter, Want};
+use crate::policy::Rule;
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
 
@@ -181,7 +182,7 @@ impl Replication {
         let version = &queued.version;
         let outcome = match &queued.what {
             QueuedKind::Fetch { h1, gomod_h1, .. } => {
-                self.fetch(link, version, h1.as_ref(), gomod_h1.as_ref()).await
+                self.fetch(link, queued, h1.as_ref(), gomod_h1.as_ref()).await
             }
             QueuedKind::Mark(mark) => self.apply(link, version, mark).await,
         };
@@ -232,10 +233,11 @@ impl Replication {
     async fn fetch(
         &self,
         link: &Arc<Link>,
-        version: &ModuleVersion,
+        queued: &Queued,
         h1: Option<&H1>,
         gomod_h1: Option<&H1>,
     ) -> Result<Outcome, SyncError> {
+        let version = &queued.version;
         if !link.peer.accept.matches(version.path().as_str()) {
             // The configuration has changed.
             return Ok(Outcome::Forgotten);
@@ -244,20 +246,34 @@ impl Replication {
             return Ok(outcome);
         }
         let Ok(permit) = self.services.policy.permit(version) else { return Ok(Outcome::Forgotten) };
+        let list_if_known = self.list_if_known(link, queued, h1, permit.rule());
         let rule = link.rule(permit.rule());
         let expected = Expected {
             zip: h1.cloned().into_iter().collect(),
             modfile: gomod_h1.cloned().into_iter().collect(),
         };
         let permit = permit.with_rule(&rule);
-        let (filled, is_joined) =
-            match self.services.flights.join_expecting(permit, &Via::none(), Want::Version, &expected) {
-                Ok(waiter) => {
-                    let is_joined = waiter.is_joined();
-                    (waiter.stored().await, is_joined)
+        let joined = self.services.flights.join_expecting(permit, &Via::none(), Want::Version, &expected);
+        let is_joined = joined.as_ref().is_ok_and(Waiter::is_joined);
+        let filled = async {
+            match joined {
+                Ok(waiter) => waiter.stored().await,
+                Err(error) => Err(error),
+            }
+        };
+        // The checksum database is asked beside the download, which needs its answer too.
+        tokio::pin!(list_if_known, filled);
+        let filled = tokio::select! {
+            biased;
+            filled = &mut filled => match filled {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    list_if_known.await;
+                    Err(error)
                 }
-                Err(error) => (Err(error), false),
-            };
+            },
+            () = &mut list_if_known => filled.await,
+        };
         if let Err(error) = filled {
             return Ok(failed(&error, is_joined));
         }
@@ -267,6 +283,19 @@ impl Replication {
             is_definite: false,
             retry_after: None,
         }))
+    }
+
+    /// Notes that a version may be listed before it is here, if a checksum database knows it.
+    async fn list_if_known(&self, link: &Link, queued: &Queued, h1: Option<&H1>, rule: &Arc<Rule>) {
+        if queued.is_listed || !self.services.sumdb.knows(rule, &queued.version, h1).await {
+            return;
+        }
+        let (peer, event) = (link.peer.name.clone(), queued.clone());
+        let listed =
+            self.off_runtime(move |store| Ok(store.peers().note_attempt(&peer, &event, RowChange::Listed)?));
+        if let Err(error) = listed.await {
+            log::debug!(peer = link.peer.name, version:% = queued.version, reason:% = error; "cannot list a version yet");
+        }
     }
 
     /// Returns the outcome for a version that is not to be fetched.

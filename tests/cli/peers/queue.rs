@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use testkit::upstream::Upstream;
+use stoa_gomod::zip;
+use testkit::sumdb;
+use testkit::upstream::{Module, Upstream};
 use testkit::{Case, trial};
 
 use super::{NEVER, OFTEN, Site, connect};
@@ -13,6 +15,7 @@ pub(super) fn cases() -> Vec<Case> {
         trial("a version that comes with the lifting of its tombstone is taken over", None, lifted),
         trial("a version that a rule denied comes after the rule has gone", None, denied),
         trial("nothing is kept of a peer that is not configured any more", None, forgotten_peer),
+        trial("a version that the checksum database knows is listed before it is here", None, known),
         trial(
             "a server that does not keep its index builds a missing one for its peers",
             None,
@@ -105,6 +108,36 @@ fn forgotten_peer() {
     // The command reads the configuration again, and the server does not.
     a.peers = peers;
     testkit::until("the state of the peer is removed", || a.peer("m")["pointer"].is_null());
+}
+
+fn known() {
+    let (mut site, peer, database) = (Site::new("b"), Upstream::start(), sumdb::Site::start(10));
+    site.add_peer("a", peer.url(), &[OFFER, NEVER]);
+    site.variables.push(("STOA_UPSTREAM".to_owned(), database.url().to_owned()));
+    site.variables.push(("STOA_GOSUMDB".to_owned(), sumdb::verifier_key()));
+    site.start();
+    let [known, unknown, other] =
+        ["v1.0.0", "v1.1.0", "v1.2.0"].map(|version| Module::new(&format!("example.com/m@{version}"), 1000));
+    database.record(&known);
+    // The database has other content for this version than the peer.
+    database.record(&Module::new("example.com/m@v1.2.0", 2000));
+    let mut events = Vec::new();
+    for module in [&unknown, &other, &known] {
+        let (path, version) = (module.version.path(), module.version.version());
+        let h1 = zip::examine(&module.zip, &module.version).unwrap().h1;
+        events.push(format!(
+            r#"{{"seq":1,"module":"{path}","version":"{version}","kind":"published","time":1,"h1":"{h1}","bytes":1}}"#
+        ));
+    }
+    let body = format!(r#"{{"index":"i","events":[{}]}}"#, events.join(","));
+    let reply = site.signer("a").post(site.address, NOTIFY, &body);
+    assert_eq!(reply.status, 202, "{}", reply.text());
+    testkit::until("the known version is listed", || site.list(&known) == ["v1.0.0"]);
+    for module in [&unknown, &other] {
+        peer.wait_until_asked(&module.path("info"), 2);
+    }
+    assert_eq!(site.list(&known), ["v1.0.0"]);
+    assert!(site.stored(&known).is_none());
 }
 
 fn missing_index() {

@@ -71,6 +71,8 @@ pub enum RowChange<'a> {
     Done,
     /// The event means nothing here. It means work again if the peer sends it again.
     Forgotten,
+    /// The version may be listed before it is here.
+    Listed,
     /// The attempt failed.
     Postponed {
         /// The time of the next attempt, in milliseconds since 1970.
@@ -312,6 +314,11 @@ pub(super) fn change(
                 peer, module, version, is_mark, h1, gomod_h1, origin, counter, is_lifted
             ])
         }
+        RowChange::Listed => connection
+            .prepare_cached(&format!("UPDATE queue SET is_listed = 1 WHERE {SAME}"))?
+            .execute(params![
+                peer, module, version, is_mark, h1, gomod_h1, origin, counter, is_lifted
+            ]),
         RowChange::Postponed { due_ms, reason, is_parked } => connection
             .prepare_cached(&format!(
                 "UPDATE queue SET attempts = attempts + 1, due = ?10, failure = ?11, is_parked = ?12 WHERE {SAME}"
