@@ -291,8 +291,8 @@ impl Replication {
             return;
         }
         let (peer, event) = (link.peer.name.clone(), queued.clone());
-        let listed =
-            self.off_runtime(move |store| Ok(store.peers().note_attempt(&peer, &event, RowChange::Listed)?));
+        let listed = self
+            .off_runtime(move |store| Ok(store.peers().note_attempt(&peer, &event, RowChange::Listed)?));
         if let Err(error) = listed.await {
             log::debug!(peer = link.peer.name, version:% = queued.version, reason:% = error; "cannot list a version yet");
         }
