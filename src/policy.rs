@@ -10,6 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, VersionRange};
 
@@ -280,6 +281,27 @@ impl Policy {
 
     fn all(&self) -> impl Iterator<Item = &Rule> {
         self.rules().map(Arc::as_ref)
+    }
+}
+
+/// The policy of a server, which a reload replaces.
+#[derive(Debug)]
+pub struct PolicyCell(ArcSwap<Policy>);
+
+impl PolicyCell {
+    /// Begins with a policy.
+    pub fn new(policy: Policy) -> Self {
+        Self(ArcSwap::from_pointee(policy))
+    }
+
+    /// Returns the policy of this moment. A request keeps it to its end.
+    pub fn load(&self) -> Arc<Policy> {
+        self.0.load_full()
+    }
+
+    /// Replaces the policy.
+    pub fn replace(&self, policy: Policy) {
+        self.0.store(Arc::new(policy));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::answers::{AnswerOptions, Answers};
 use crate::bucket::Tier;
 pub use crate::fill::FlightOptions;
 use crate::fill::{Flights, Seals, examining};
-use crate::policy::Policy;
+use crate::policy::{Policy, PolicyCell};
 use crate::sumdb::{Sumdb, SumdbOptions};
 use crate::tasks::Shutdown;
 pub use crate::upstream::{Instance, Via};
@@ -50,7 +50,7 @@ pub struct Services {
     /// The bucket that several servers share.
     pub tier: Option<Arc<Tier>>,
     /// The rules per module.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<PolicyCell>,
     /// Lists, `@latest` and queries.
     pub answers: Arc<Answers>,
     /// Downloads of missing versions.
@@ -66,11 +66,12 @@ impl Services {
     /// Assembles the parts.
     pub fn new(store: Arc<Store>, policy: impl Into<Policy>, options: ServiceOptions) -> Self {
         let tier = options.tier;
-        let policy = Arc::new(policy.into());
+        let policy = policy.into();
+        let cell = Arc::new(PolicyCell::new(policy.clone()));
         let shutdown = Arc::<Shutdown>::default();
         let ttl = options.answers.list_ttl;
         let sumdb =
-            Sumdb::new(Arc::clone(&store), Arc::clone(&policy), options.sumdb, ttl, Arc::clone(&shutdown));
+            Sumdb::new(Arc::clone(&store), Arc::clone(&cell), options.sumdb, ttl, Arc::clone(&shutdown));
         let absences = Arc::new(Absences::new(options.absent_ttl));
         let answers = Answers::new(
             (Arc::clone(&store), tier.clone()),
@@ -90,7 +91,7 @@ impl Services {
             options.flights,
             Arc::clone(&shutdown),
         );
-        Self { store, tier, policy, answers, flights, seals, sumdb, shutdown }
+        Self { store, tier, policy: cell, answers, flights, seals, sumdb, shutdown }
     }
 
     /// Starts the shutdown: tasks that wait for their turn and have no waiting client are dropped.

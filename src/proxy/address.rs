@@ -4,6 +4,8 @@ use hyper::Method;
 use stoa_gomod::Misspelling;
 use stoa_gomod::route::{self, Route};
 
+use crate::request::Kind;
+
 /// An address of the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
@@ -52,6 +54,29 @@ impl Address {
             Route::NotFound => below.and_then(Misspelling::find).map_or(Self::Unknown, Self::Misspelled),
             Route::MethodNotAllowed => Self::MethodNotAllowed,
             route => Self::Module(route),
+        }
+    }
+}
+
+impl Address {
+    /// Returns the kind of a request to this address.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Home => Kind::Page,
+            Self::Health | Self::Readiness | Self::Version => Kind::Health,
+            Self::Catalog => Kind::Catalog,
+            Self::Index => Kind::Index,
+            Self::Module(route) => match route {
+                Route::Info(_) => Kind::Info,
+                Route::Mod(_) => Kind::Mod,
+                Route::Zip(_) => Kind::Zip,
+                Route::List(_) => Kind::List,
+                Route::Latest(_) => Kind::Latest,
+                Route::Query(..) => Kind::Query,
+                _ => Kind::Sumdb,
+            },
+            Self::UnknownDatabase => Kind::Sumdb,
+            Self::Misspelled(_) | Self::Unknown | Self::MethodNotAllowed => Kind::Other,
         }
     }
 }

@@ -19,10 +19,9 @@
 //! | `problem` | errors: their statuses and texts |
 //! | `conditional` | `If-None-Match`, `Range` and similar headers |
 //! | `body`, `buffers` | the bytes of answers |
-//! | `in_progress` | the number of requests in progress |
 //! | `readiness` | whether the server can serve stored modules |
 //!
-//! Connections belong to `serve`, and versions that are not stored to `fill`.
+//! Connections belong to `server`, and versions that are not stored to `fill`.
 
 mod address;
 mod answer;
@@ -35,7 +34,6 @@ mod conditional;
 mod entity;
 mod files;
 mod from_bucket;
-mod in_progress;
 mod peers;
 mod problem;
 mod questions;
@@ -59,7 +57,8 @@ use self::buffers::Buffers;
 use self::catalog::Listing;
 use self::problem::{Problem, Subject};
 use self::readiness::{Probes, Readiness};
-use crate::policy::{ModulePermit, Permit};
+use crate::policy::{ModulePermit, Permit, Policy};
+use crate::request::{RequestInfo, Source};
 use crate::services::{Instance, Services, Via};
 use crate::sumdb::SumdbQuestion;
 use crate::sync::Replication;
@@ -67,7 +66,6 @@ use crate::unavailable::Unavailable;
 use crate::upkeep::Upkeep;
 
 pub(crate) use self::body::Body;
-pub(crate) use self::in_progress::InProgress;
 
 const DISABLE_MODULE_FETCH: HeaderName = HeaderName::from_static("disable-module-fetch");
 
@@ -96,13 +94,14 @@ pub(crate) struct ProxyOptions {
     pub(crate) sumdbs: Vec<String>,
     /// The name of this proxy in `Via`, by which it recognises its own requests.
     pub(crate) instance: Instance,
-    /// See [`ServeOptions::degraded`](crate::serve::ServeOptions::degraded).
+    /// See [`ServeOptions::degraded`](crate::server::ServeOptions::degraded).
     pub(crate) degraded: Option<String>,
 }
 
 /// The client's abilities and conditions: the part of a request on which the answer depends, besides the address.
 #[derive(Debug, Clone, Copy)]
 struct Client<'r> {
+    info: &'r RequestInfo,
     headers: &'r HeaderMap,
     is_head: bool,
     /// Whether the client speaks HTTP/1.0. It cannot distinguish an aborted body from a complete one.
@@ -171,17 +170,18 @@ impl Proxy {
     }
 
     /// Answers a request.
-    pub(crate) async fn answer<B>(&self, request: Request<B>) -> Response
+    pub(crate) async fn answer<B>(&self, request: Request<B>, info: &RequestInfo) -> Response
     where
         B: hyper::body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         if self.is_of_peer(&request) {
-            return Box::pin(self.answer_peer(request)).await;
+            return Box::pin(self.answer_peer(request, info)).await;
         }
         let began = log::log_enabled!(log::Level::Debug).then(Instant::now);
         let headers = request.headers();
         let client = Client {
+            info,
             headers,
             is_head: request.method() == Method::HEAD,
             is_old: matches!(request.version(), Version::HTTP_09 | Version::HTTP_10),
@@ -190,7 +190,9 @@ impl Proxy {
         };
         let path = request.uri().path();
         let address = Address::recognise(request.method(), path, &self.base_path, &self.options.sumdbs);
-        let mut response = match self.answer_now(client, &address) {
+        info.set_kind(address.kind());
+        let policy = self.services.policy.load();
+        let mut response = match self.answer_now(client, &address, &policy) {
             Step::Answered(response) => response,
             Step::Waiting(target) => Box::pin(self.answer_later(client, request.uri(), target)).await,
         };
@@ -205,7 +207,7 @@ impl Proxy {
     }
 
     /// Answers a request as far as that is possible without waiting. The rules are asked here, and nowhere else.
-    fn answer_now<'r>(&'r self, client: Client<'_>, address: &'r Address) -> Step<'r> {
+    fn answer_now<'r>(&self, client: Client<'_>, address: &'r Address, policy: &'r Policy) -> Step<'r> {
         let route = match address {
             Address::MethodNotAllowed => return Problem::MethodNotAllowed.answer().into(),
             Address::Home => return answer::text(HOME).into(),
@@ -224,7 +226,7 @@ impl Proxy {
             Address::Index => return Step::Waiting(Target::Index),
             Address::Module(route) => route,
         };
-        let target = match self.target(route) {
+        let target = match target(policy, route) {
             Ok(target) => target,
             Err(error) => return Problem::Failed(&error, Subject::File).answer().into(),
         };
@@ -233,21 +235,13 @@ impl Proxy {
             Target::Zip(permit) => self.stored_zip(client, *permit),
             _ => None,
         };
-        stored.map_or(Step::Waiting(target), Step::Answered)
-    }
-
-    /// Asks the rules about a request.
-    fn target<'r>(&'r self, route: &'r Route) -> Result<Target<'r>, Unavailable> {
-        let policy = &self.services.policy;
-        Ok(match route {
-            Route::Info(version) => Target::Small(policy.permit(version)?, SmallFile::Info),
-            Route::Mod(version) => Target::Small(policy.permit(version)?, SmallFile::Mod),
-            Route::Zip(version) => Target::Zip(policy.permit(version)?),
-            Route::List(module) => Target::List(policy.permit_module(module)?),
-            Route::Latest(module) => Target::Latest(policy.permit_module(module)?),
-            Route::Query(module, revision) => Target::Query(policy.permit_module(module)?, revision),
-            other => Target::Sumdb(other),
-        })
+        match stored {
+            Some(response) => {
+                client.info.note_source(Source::Hit);
+                Step::Answered(response)
+            }
+            None => Step::Waiting(target),
+        }
     }
 
     async fn answer_later(&self, client: Client<'_>, uri: &Uri, target: Target<'_>) -> Response {
@@ -294,6 +288,19 @@ impl Proxy {
     fn store(&self) -> &Arc<Store> {
         &self.services.store
     }
+}
+
+/// Asks the rules about a request.
+fn target<'r>(policy: &'r Policy, route: &'r Route) -> Result<Target<'r>, Unavailable> {
+    Ok(match route {
+        Route::Info(version) => Target::Small(policy.permit(version)?, SmallFile::Info),
+        Route::Mod(version) => Target::Small(policy.permit(version)?, SmallFile::Mod),
+        Route::Zip(version) => Target::Zip(policy.permit(version)?),
+        Route::List(module) => Target::List(policy.permit_module(module)?),
+        Route::Latest(module) => Target::Latest(policy.permit_module(module)?),
+        Route::Query(module, revision) => Target::Query(policy.permit_module(module)?, revision),
+        other => Target::Sumdb(other),
+    })
 }
 
 /// Probes the store: whether it can be read, and the reasons why nothing can be added. Stored modules are served all the

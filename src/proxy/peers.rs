@@ -17,6 +17,7 @@ use super::answer::{self, NO_STORE, Response, TEXT};
 use super::body::Body;
 use super::problem::Problem;
 use super::{Client, Proxy, Step, remove_body};
+use crate::request::{Kind, RequestInfo};
 use crate::sync::{Gatekeeper, MAX_BODY, PEER_TIME, Peer, Refusal, Replication, sha256};
 
 /// The beginning of the paths that only peers ask for.
@@ -41,7 +42,7 @@ impl Proxy {
     }
 
     /// Answers a request of a peer.
-    pub(super) async fn answer_peer<B>(&self, request: Request<B>) -> Response
+    pub(super) async fn answer_peer<B>(&self, request: Request<B>, info: &RequestInfo) -> Response
     where
         B: hyper::body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -70,6 +71,7 @@ impl Proxy {
         let path = head.uri.path();
         let below = path.strip_prefix(self.base_path.as_str()).unwrap_or(path);
         if below.starts_with(PREFIX) {
+            info.set_kind(Kind::Peer);
             return match head.method {
                 Method::POST => json_or_text(replication.answer(&peer, below, &body).await),
                 _ => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: peers send POST to this path"),
@@ -80,14 +82,17 @@ impl Proxy {
             return Problem::NotStored.answer();
         };
         log::trace!(peer = peer.name, module:%; "a peer asks for a module");
+        info.set_kind(address.kind());
         let client = Client {
+            info,
             headers: &head.headers,
             is_head: head.method == Method::HEAD,
             is_old: matches!(head.version, hyper::Version::HTTP_09 | hyper::Version::HTTP_10),
             is_local: true,
             is_peer: true,
         };
-        let mut response = match self.answer_now(client, &address) {
+        let policy = self.services.policy.load();
+        let mut response = match self.answer_now(client, &address, &policy) {
             Step::Answered(response) => response,
             Step::Waiting(target) => self.answer_later(client, &head.uri, target).await,
         };

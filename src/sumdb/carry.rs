@@ -73,7 +73,7 @@ impl Sumdb {
             return Ok(());
         }
         let via = Via::none();
-        let caching = self.caching(database, &self.policy.rule(version.path()).upstream, &via);
+        let caching = self.caching(database, &self.policy.load().rule(version.path()).upstream, &via);
         let client = Carrier { caching, is_unreachable: Arc::clone(&records.is_unreachable) };
         let found =
             database.look_up(&self.store, &client, version).await.map_err(|error| error.to_string())?;
@@ -93,7 +93,7 @@ impl Sumdb {
         let mut carried = Carried::default();
         let Some(database) = &self.database else { return Ok(carried) };
         let via = Via::none();
-        let caching = self.caching(database, self.policy.upstream_of_none(), &via);
+        let caching = self.caching(database, self.policy.load().upstream_of_none(), &via);
         let client = Carrier { caching, is_unreachable: Arc::clone(&records.is_unreachable) };
         let failed = |path: &str, error: LookupError| (path.to_owned(), error.to_string());
         let previous = match previous {
@@ -188,7 +188,7 @@ impl Sumdb {
             return Ok(Standing::NotAsked);
         }
         let via = Via::none();
-        let caching = self.caching(database, self.policy.upstream_of_none(), &via);
+        let caching = self.caching(database, self.policy.load().upstream_of_none(), &via);
         let client = FolderClient { folder, caching };
         match database.look_up(&self.store, &client, version).await {
             Ok(proved) => {

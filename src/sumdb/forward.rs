@@ -32,10 +32,11 @@ const MAX_TURN_WAIT: Duration = Duration::from_secs(30);
 impl Sumdb {
     /// Returns the source of an answer: the database's own URL, or an upstream. A lookup goes to the
     /// upstream of its module, so that no other server learns the module's name.
-    fn source_of(&self, name: &str, question: &SumdbQuestion) -> SumdbSource<'_> {
+    fn source_of(&self, name: &str, question: &SumdbQuestion) -> SumdbSource {
+        let policy = self.policy.load();
         let upstream = match question {
-            SumdbQuestion::Lookup(module) => &self.policy.rule(module.path()).upstream,
-            SumdbQuestion::Latest | SumdbQuestion::Tile(_) => self.policy.upstream_of_none(),
+            SumdbQuestion::Lookup(module) => &policy.rule(module.path()).upstream,
+            SumdbQuestion::Latest | SumdbQuestion::Tile(_) => policy.upstream_of_none(),
         };
         self.source(name, upstream)
     }

@@ -51,15 +51,15 @@ impl<'a> Inquiry<'a> {
     pub(super) fn is_offline(self) -> bool {
         let upstream = self.upstream();
         match &self.sumdb.database {
-            Some(database) => self.sumdb.source(database.sumdb.name(), upstream).is_offline(),
+            Some(database) => self.sumdb.source(database.sumdb.name(), &upstream).is_offline(),
             None => upstream.is_offline(),
         }
     }
 
     /// Returns the upstreams that may forward the database: those of the module. A version of a peer is fetched by a rule
     /// that has only the peer.
-    fn upstream(self) -> &'a Upstream {
-        &self.sumdb.policy.rule(self.version.path()).upstream
+    fn upstream(self) -> Upstream {
+        self.sumdb.policy.load().rule(self.version.path()).upstream.clone()
     }
 
     /// Finds out whether a version with this record is confirmed.
@@ -74,14 +74,14 @@ impl<'a> Inquiry<'a> {
         if self.sumdb.private.matches(module.as_str()) {
             return Finding::Nobody("it is private (GONOSUMDB), so no checksum database is asked");
         }
-        if self.sumdb.policy.is_private(module) {
+        if self.sumdb.policy.load().is_private(module) {
             return Finding::Nobody("it is private by its rule, so no checksum database is asked");
         }
         let Some(database) = &self.sumdb.database else {
             return Finding::Nobody("no checksum database is configured");
         };
         let name = database.sumdb.name();
-        let client = self.sumdb.caching(database, self.upstream(), self.via);
+        let client = self.sumdb.caching(database, &self.upstream(), self.via);
         let lookup = database.look_up(&self.sumdb.store, &client, self.version);
         let limit = database.outage.timeout(self.rule.checksum, Instant::now());
         let result = tokio::time::timeout(limit, lookup).await.unwrap_or_else(|_| {

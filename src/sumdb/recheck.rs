@@ -61,7 +61,7 @@ impl Sumdb {
     /// Starts the task, if it may change anything.
     pub(crate) fn start_rechecks(self: &Arc<Self>) {
         let is_idle = self.store.is_read_only() || self.database.is_none();
-        if is_idle && !self.policy.requires_checksums() {
+        if is_idle && !self.policy.load().requires_checksums() {
             return;
         }
         let Some(mut phase) = self.shutdown.enter(Phase::Closing) else { return };
@@ -136,7 +136,7 @@ impl Sumdb {
         });
         let (mut rechecked, mut failures, via) = (Rechecked::default(), 0, Via::none());
         while let Some((version, is_pair)) = versions.recv().await {
-            let rule = Arc::clone(self.policy.rule(version.path()));
+            let rule = Arc::clone(self.policy.load().rule(version.path()));
             // A slow database must not delay the shutdown. A pair is verified within this task, which ends then.
             let verified = match is_pair {
                 true => self.verify_pair(&version, &rule, &via).await,
@@ -220,6 +220,6 @@ impl Sumdb {
     }
 
     fn is_required(&self, version: &ModuleVersion) -> bool {
-        self.policy.rule(version.path()).checksum == ChecksumPolicy::Require
+        self.policy.load().rule(version.path()).checksum == ChecksumPolicy::Require
     }
 }

@@ -8,24 +8,24 @@ use super::state::{Database, Sumdb};
 use crate::upstream::{SumdbAnswer, Upstream, UpstreamError, Via};
 
 /// The server that is asked for a database.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum SumdbSource<'a> {
+#[derive(Debug, Clone)]
+pub(super) enum SumdbSource {
     /// The database itself, at its own URL.
-    Database(&'a Upstream),
+    Database(Upstream),
     /// An upstream that may forward the database.
-    Upstream(&'a Upstream),
+    Upstream(Upstream),
 }
 
-impl SumdbSource<'_> {
+impl SumdbSource {
     /// Returns whether there is no server to ask.
-    pub(super) fn is_offline(self) -> bool {
+    pub(super) fn is_offline(&self) -> bool {
         match self {
             Self::Database(upstream) | Self::Upstream(upstream) => upstream.is_offline(),
         }
     }
 
     /// Returns whether the server forwards the database.
-    pub(super) async fn supports(self, name: &str, via: &Via) -> Result<bool, UpstreamError> {
+    pub(super) async fn supports(&self, name: &str, via: &Via) -> Result<bool, UpstreamError> {
         match self {
             Self::Database(_) => Ok(true),
             Self::Upstream(upstream) => upstream.sumdb_supported(name, via).await,
@@ -33,7 +33,7 @@ impl SumdbSource<'_> {
     }
 
     /// Requests a path below the name of the database.
-    pub(super) async fn get(self, name: &str, path: &str, via: &Via) -> Result<SumdbAnswer, UpstreamError> {
+    pub(super) async fn get(&self, name: &str, path: &str, via: &Via) -> Result<SumdbAnswer, UpstreamError> {
         match self {
             Self::Database(own) => own.sumdb_here(path, via).await,
             Self::Upstream(upstream) => upstream.sumdb(name, path, via).await,
@@ -45,16 +45,16 @@ impl SumdbSource<'_> {
 pub(super) struct CachingClient<'a> {
     sumdb: &'a Sumdb,
     database: &'a Database,
-    source: SumdbSource<'a>,
+    source: SumdbSource,
     via: &'a Via,
 }
 
 impl Sumdb {
     /// Returns the server that is asked for a database: its own URL if there is one, or else this upstream.
-    pub(super) fn source<'a>(&'a self, name: &str, upstream: &'a Upstream) -> SumdbSource<'a> {
+    pub(super) fn source(&self, name: &str, upstream: &Upstream) -> SumdbSource {
         match self.named(name).and_then(|database| database.own.as_ref()) {
-            Some(own) => SumdbSource::Database(own),
-            None => SumdbSource::Upstream(upstream),
+            Some(own) => SumdbSource::Database(own.clone()),
+            None => SumdbSource::Upstream(upstream.clone()),
         }
     }
 
@@ -62,7 +62,7 @@ impl Sumdb {
     pub(super) fn caching<'a>(
         &'a self,
         database: &'a Database,
-        upstream: &'a Upstream,
+        upstream: &Upstream,
         via: &'a Via,
     ) -> CachingClient<'a> {
         let source = self.source(database.sumdb.name(), upstream);

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::gosumdb::Gosumdb;
 use super::outage::Outage;
-use crate::policy::{ChecksumPolicy, Policy, Rule};
+use crate::policy::{ChecksumPolicy, PolicyCell, Rule};
 use crate::tasks::{Once, Shutdown};
 use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, Upstream};
@@ -48,7 +48,7 @@ pub struct SumdbOptions {
 #[derive(Debug)]
 pub struct Sumdb {
     pub(super) store: Arc<Store>,
-    pub(super) policy: Arc<Policy>,
+    pub(super) policy: Arc<PolicyCell>,
     pub(super) database: Option<Database>,
     pub(super) private: Patterns,
     /// How long the latest tree head counts as fresh.
@@ -144,7 +144,7 @@ pub(crate) enum Standing {
 impl Sumdb {
     pub(crate) fn new(
         store: Arc<Store>,
-        policy: Arc<Policy>,
+        policy: Arc<PolicyCell>,
         options: SumdbOptions,
         head_ttl: Duration,
         shutdown: Arc<Shutdown>,
@@ -188,12 +188,13 @@ impl Sumdb {
 
     /// Returns whether no database may be asked about a module, by this program or by its clients.
     pub(super) fn is_private(&self, module: &ModulePath) -> bool {
-        self.private.matches(module.as_str()) || self.policy.is_private(module)
+        self.private.matches(module.as_str()) || self.policy.load().is_private(module)
     }
 
     /// Returns whether the database may be asked about a version.
     pub(crate) fn may_ask_about(&self, version: &ModuleVersion) -> bool {
-        let rule = self.policy.rule(version.path());
+        let policy = self.policy.load();
+        let rule = policy.rule(version.path());
         rule.checksum != ChecksumPolicy::Off && !self.is_private(version.path())
     }
 

@@ -217,7 +217,7 @@ impl Sumdb {
             log::warn!(version:% = version, reason:% = error; "cannot compare a stored version with a forwarded checksum");
             None
         });
-        let rule = Arc::clone(self.policy.rule(version.path()));
+        let rule = Arc::clone(self.policy.load().rule(version.path()));
         let verified = match contradicted {
             Some(Contradicted::Stored) => self.verify_stored(version, &rule, via).await.map(drop),
             Some(Contradicted::Pair) => self.verify_pair(version, &rule, via).await.map(drop),

@@ -120,7 +120,7 @@ fn meaning(services: &Services, peer: &str, queued: &Queued) -> Result<Meaning, 
         QueuedKind::Fetch { h1, .. } => h1.as_ref(),
         QueuedKind::Mark(_) => return Ok(Meaning::Work),
     };
-    if services.policy.permit(&queued.version).is_err() {
+    if services.policy.load().permit(&queued.version).is_err() {
         return Ok(Meaning::Nothing);
     }
     Ok(match standing(store, &queued.version, h1, has_bucket)? {

@@ -245,7 +245,8 @@ impl Replication {
         if let Some(outcome) = self.settled(link, version, h1).await? {
             return Ok(outcome);
         }
-        let Ok(permit) = self.services.policy.permit(version) else { return Ok(Outcome::Forgotten) };
+        let policy = self.services.policy.load();
+        let Ok(permit) = policy.permit(version) else { return Ok(Outcome::Forgotten) };
         let list_if_known = self.list_if_known(link, queued, h1, permit.rule());
         let rule = link.rule(permit.rule());
         let expected = Expected {

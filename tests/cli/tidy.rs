@@ -57,13 +57,13 @@ fn imports_run_one_way() {
             nobody_below(&format!("src/{name}"), &[], &["crate::command", "crate::migrate"]);
         }
     }
-    nobody_below("src/serve.rs", &[], &["crate::config", "crate::sources"]);
-    nobody_below("src/migrate", &[], &["crate::proxy", "crate::serve"]);
-    nobody_below("src/config", &[], &["crate::command", "crate::migrate", "crate::proxy", "crate::serve"]);
+    nobody_below("src/server", &[], &["crate::config", "crate::sources"]);
+    nobody_below("src/migrate", &[], &["crate::proxy", "crate::server"]);
+    nobody_below("src/config", &[], &["crate::command", "crate::migrate", "crate::proxy", "crate::server"]);
     let middle = ["src/fill", "src/answers", "src/sumdb"];
     let others = ["src/proxy", "src/upstream", "src/policy.rs", "src/tasks", "src/unavailable.rs"];
     for folder in middle.into_iter().chain(others) {
-        nobody_below(folder, &[], &["crate::command", "crate::config", "crate::migrate", "crate::serve"]);
+        nobody_below(folder, &[], &["crate::command", "crate::config", "crate::migrate", "crate::server"]);
     }
     nobody_below("src/proxy", &[], &["crate::upstream"]);
     for folder in middle {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, Site, TTL};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa_gomod::private::Patterns;
 use stoa_layout::gate::Mode;
 use stoa_store::{Cached, Shelf};

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, Site};

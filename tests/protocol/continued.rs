@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, Site};

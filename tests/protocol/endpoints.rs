@@ -1,6 +1,6 @@
 //! Files of versions that are in the store, addresses, methods, and what a request may ask for besides.
 
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, INSTANCE, Site};
@@ -227,7 +227,7 @@ fn a_circle_of_upstreams_ends() {
         let shutdown = async {
             let _ = stopped.await;
         };
-        stoa::serve::run(listener, store, upstream, ServeOptions::default(), shutdown).await
+        stoa::server::run(listener, store, upstream, ServeOptions::default(), shutdown).await
     });
     testkit::until("it listens", || std::net::TcpStream::connect(address).is_ok());
     for path in ["/example.com/m/@v/v1.0.0.zip", "/example.com/m/@v/list", "/example.com/m/@latest"] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stoa::fill::{Expected, Places, Want};
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa::services::{FlightOptions, ServiceOptions, Services};
 use stoa::upstream::Via;
 use stoa_layout::gate::Mode;

@@ -1,6 +1,6 @@
 //! Upstreams that limit requests.
 
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, Site};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa::services::{FlightOptions, ServiceOptions};
 use stoa::sync::{Clock, Gatekeeper, PEER_TIME, Peer, Refusal, Secret, sha256};
 use stoa::upstream::{

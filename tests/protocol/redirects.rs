@@ -1,6 +1,6 @@
 //! Redirects of upstreams, and the texts of errors.
 
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, Site};

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use stoa::answers::AnswerOptions;
-use stoa::serve::{self, ServeError, ServeOptions};
+use stoa::server::{self, ServeError, ServeOptions};
 use stoa::services::{FlightOptions, ServiceOptions};
 use stoa::upstream::{Instance, Upstream, UpstreamOptions};
 use stoa_gomod::ModuleVersion;
@@ -111,7 +111,7 @@ impl Site {
                 let shutdown = async {
                     let _ = stopped.await;
                 };
-                serve::run(listener, served, upstream, options, shutdown).await
+                server::run(listener, served, upstream, options, shutdown).await
             })
         });
         Self { address: address.recv().unwrap(), store, tag, stop: Some(stop), ended: Some(ended) }

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use stoa::serve::{self, ServeOptions};
+use stoa::server::{self, ServeOptions};
 use stoa::upstream::{Instance, Upstream as List, UpstreamOptions};
 use stoa_layout::gate::Mode;
 use testkit::client;
@@ -37,7 +37,7 @@ fn start(
     root: &std::path::Path,
     listener: TcpListener,
     upstream: SocketAddr,
-) -> (oneshot::Sender<()>, tokio::task::JoinHandle<Result<(), serve::ServeError>>) {
+) -> (oneshot::Sender<()>, tokio::task::JoinHandle<Result<(), server::ServeError>>) {
     let (stop, stopped) = oneshot::channel::<()>();
     let list = List::new(&format!("http://{upstream}"), UpstreamOptions::default()).unwrap();
     let store = site::open(root, Mode::ReadWrite);
@@ -47,7 +47,7 @@ fn start(
         let shutdown = async {
             let _ = stopped.await;
         };
-        serve::run(listener, store, list, ServeOptions::default(), shutdown).await
+        server::run(listener, store, list, ServeOptions::default(), shutdown).await
     });
     (stop, serving)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stoa::serve::ServeOptions;
+use stoa::server::ServeOptions;
 use stoa::services::{FlightOptions, ServiceOptions};
 use stoa_layout::gate::Mode;
 

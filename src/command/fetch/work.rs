@@ -85,12 +85,9 @@ async fn have(
         was_there = services.seals.seal(&version).await?.is_some();
     }
     if !was_there {
-        let waiter = services.flights.join_expecting(
-            services.policy.permit(&version)?,
-            &Via::none(),
-            Want::Zip,
-            sums,
-        )?;
+        let policy = services.policy.load();
+        let waiter =
+            services.flights.join_expecting(policy.permit(&version)?, &Via::none(), Want::Zip, sums)?;
         match waiter.stored_with(|bytes| meter.add(bytes)).await {
             Err(Unavailable::Unexpected { reason, .. }) => {
                 return Ok(FetchResult::Differs(version, format!("{reason}; it was not stored")));
@@ -117,7 +114,8 @@ async fn resolve(services: &Arc<Services>, asked: &Asked) -> Result<ModuleVersio
         Asked::Version(version) => return Ok(version.clone()),
         Asked::Query(module, query) => (module, query),
     };
-    let permit = services.policy.permit_module(module)?;
+    let policy = services.policy.load();
+    let permit = policy.permit_module(module)?;
     let body = match query.as_str() {
         "latest" => services.answers.latest(permit, &Via::none()).await?,
         _ => services.answers.query(permit, query, &Via::none()).await?,

@@ -21,7 +21,7 @@ use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings};
 use crate::policy::Policy;
-use crate::serve::{self, ServeOptions};
+use crate::server::{self, ServeOptions};
 use crate::sources::Sources;
 use crate::sumdb::Gosumdb;
 use crate::tasks;
@@ -206,7 +206,7 @@ async fn serve_until_stopped(
     // The server goes on if nobody reads its standard output.
     let _ = writeln!(io::stdout().lock(), "listening on http://{address}");
     let (stop, stopping) = tokio::sync::oneshot::channel();
-    let served = serve::run(listener, Arc::new(store), policy, options, async {
+    let served = server::run(listener, Arc::new(store), policy, options, async {
         // An error means that the sender is gone, which is the end as well.
         let _ = stopping.await;
     });

@@ -109,7 +109,7 @@ impl Questions<'_> {
         let (mut rechecked, mut left) = (Rechecked::default(), versions.len() as u64);
         let (services, verify) = (self.services, &verify);
         let asked = stream::iter(versions).map(|version| async move {
-            let rule = Arc::clone(services.policy.rule(version.path()));
+            let rule = Arc::clone(services.policy.load().rule(version.path()));
             let standing = verify(&version, &rule).await;
             (version, standing)
         });

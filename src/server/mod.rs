@@ -4,6 +4,10 @@
 //! request, or does not read the answer, is disconnected. On shutdown the listener closes first. Requests in progress
 //! and their fills get [`ServeOptions::grace`] to end. The rest is aborted, and an aborted fill leaves nothing behind.
 
+mod respond;
+mod stall_timeout;
+mod watched;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -19,10 +23,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use self::respond::Shared;
+use self::stall_timeout::StallTimeout;
 use crate::policy::Policy;
-use crate::proxy::{InProgress, Proxy, ProxyOptions};
+use crate::proxy::{Proxy, ProxyOptions};
+use crate::request::{Caller, Entrance, RequestInfo};
 use crate::services::{ServiceOptions, Services};
-use crate::stall_timeout::StallTimeout;
 use crate::sync::{Replication, ReplicationOptions};
 use crate::upkeep::Upkeep;
 use crate::upstream::UpstreamConfigError;
@@ -123,10 +129,9 @@ pub async fn run(
     };
     let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), replication.clone(), proxy_options);
     let server = Server {
-        proxy: Arc::new(proxy),
+        shared: Arc::new(Shared { proxy, observer: Arc::default() }),
         builder: builder(&options),
         stall: options.stall_timeout,
-        in_progress: InProgress::default(),
     };
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -135,7 +140,7 @@ pub async fn run(
     while connections.try_join_next().is_some() {}
     log::info!(
         connections = connections.len(),
-        requests = server.in_progress.count(),
+        requests = server.shared.observer.in_progress(),
         fills = services.flights.count(),
         grace:? = options.grace;
         "waiting for requests in progress"
@@ -152,7 +157,7 @@ pub async fn run(
     });
     let mut aborted_requests = 0;
     if ended.await.is_err() {
-        aborted_requests = server.in_progress.count();
+        aborted_requests = server.shared.observer.in_progress();
         log::warn!(
             requests = aborted_requests, fills = services.flights.count(), grace:? = options.grace;
             "aborting requests and downloads that did not end within the grace period"
@@ -291,10 +296,9 @@ fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
 }
 
 struct Server {
-    proxy: Arc<Proxy>,
+    shared: Arc<Shared>,
     builder: auto::Builder<TokioExecutor>,
     stall: Duration,
-    in_progress: InProgress,
 }
 
 impl Server {
@@ -307,10 +311,11 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             log::debug!(client:% = peer, reason:% = error; "cannot set TCP_NODELAY");
         }
-        let (proxy, in_progress) = (Arc::clone(&self.proxy), self.in_progress.clone());
+        let shared = Arc::clone(&self.shared);
         let service = service_fn(move |request| {
-            let (proxy, started) = (Arc::clone(&proxy), in_progress.start());
-            async move { Ok::<_, Infallible>(proxy.answer(request).await.map(|body| started.until_end_of(body))) }
+            let info = RequestInfo::new(Caller::anonymous(Some(peer.ip())), Entrance::Public);
+            let shared = Arc::clone(&shared);
+            async move { Ok::<_, Infallible>(shared.respond(request, info).await) }
         });
         let io = TokioIo::new(StallTimeout::new(stream, self.stall));
         let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
