@@ -49,8 +49,8 @@ fn documented() {
     let page = fs::read_to_string(testkit::project("docs/several-deployments.md")).unwrap();
     let blocks: Vec<&str> =
         page.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
-    // Two peers, a hub with two spokes, a ring of three, and three on the way through a DMZ.
-    assert_eq!(blocks.len(), 2 + 3 + 3 + 3);
+    // Two peers, a hub with two spokes, a ring of three, three on the way through a DMZ, and a rule for private modules.
+    assert_eq!(blocks.len(), 2 + 3 + 3 + 3 + 1);
     for block in blocks {
         let site = Site::new("documented");
         fs::create_dir(site.folder.path().join("secrets")).unwrap();
