@@ -20,6 +20,7 @@ pub mod migrate;
 mod observe;
 pub mod policy;
 pub mod proxy;
+#[expect(dead_code, reason = "the log of requests and the metrics will read it")]
 mod request;
 pub mod server;
 pub mod services;

@@ -498,7 +498,8 @@ fn what_waits_for_its_turn_holds_no_claim() {
         let options = services_of_two();
         let services = Services::new(Arc::clone(&store), site::upstream(upstream.url()), options);
         let join = |module: &Module| {
-            let permit = services.policy.permit(&module.version).unwrap();
+            let policy = services.policy.load();
+            let permit = policy.permit(&module.version).unwrap();
             services.flights.join(permit, &Via::none(), Want::Zip, Places::All, &Expected::default()).unwrap()
         };
         let waiting: Vec<_> = crowd.iter().map(join).collect();
