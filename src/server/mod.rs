@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use self::respond::Shared;
 use self::stall_timeout::StallTimeout;
+use crate::access::AccessCell;
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::request::{Caller, Entrance, RequestInfo};
@@ -59,6 +60,8 @@ pub struct ServeOptions {
     pub degraded: Option<String>,
     /// The peers of this deployment, if it has any.
     pub replication: Option<ReplicationOptions>,
+    /// The users, and the modules that each may read.
+    pub access: Arc<AccessCell>,
 }
 
 impl Default for ServeOptions {
@@ -75,6 +78,7 @@ impl Default for ServeOptions {
             last_use_interval: Duration::from_secs(300),
             degraded: None,
             replication: None,
+            access: Arc::default(),
         }
     }
 }
@@ -129,7 +133,7 @@ pub async fn run(
     };
     let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), replication.clone(), proxy_options);
     let server = Server {
-        shared: Arc::new(Shared { proxy, observer: Arc::default() }),
+        shared: Arc::new(Shared { proxy, access: Arc::clone(&options.access), observer: Arc::default() }),
         builder: builder(&options),
         stall: options.stall_timeout,
     };

@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod access_rights;
 mod answers;
 mod as_go;
 mod audit;
@@ -79,6 +80,7 @@ mod verify;
 fn main() {
     let modules = vec![
         ("access", access::cases()),
+        ("access_rights", access_rights::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
         ("audit", audit::cases()),

@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::startup::{self, Startup};
+use crate::access::AccessCell;
 use crate::bucket::Tier;
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
@@ -75,6 +76,7 @@ pub(crate) fn run(
     // Logs it if it is so.
     store.is_full();
     let replication = sources.replication(&config, settings.peers(&config)?);
+    let access = Arc::new(AccessCell::new(settings.access(&config)?));
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
@@ -85,6 +87,7 @@ pub(crate) fn run(
         last_use_interval: config.last_use_interval,
         degraded,
         replication,
+        access,
         ..ServeOptions::default()
     };
     let served = runtime.block_on(serve_until_stopped(listener, store, policy, options, &after_migration));
