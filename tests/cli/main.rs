@@ -55,6 +55,7 @@ mod import_config;
 mod index;
 mod install;
 mod leftovers;
+mod listeners;
 mod migrate;
 mod old_stores;
 mod overlay;
@@ -74,6 +75,7 @@ mod texts;
 mod threads;
 mod tidy;
 mod times;
+mod tls_client;
 mod verify;
 
 fn main() {
@@ -123,6 +125,7 @@ fn main() {
         ("index", index::cases()),
         ("install", install::cases()),
         ("leftovers", leftovers::cases()),
+        ("listeners", listeners::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
         ("overlay", overlay::cases()),
