@@ -273,14 +273,16 @@ fn huge_mark() {
 
 fn too_long() {
     let long = "x".repeat(9000);
-    let line = event(1, "example.com/m@v1.0.0", None).replace("\"time\"", &format!("\"more\":\"{long}\",\"time\""));
+    let line =
+        event(1, "example.com/m@v1.0.0", None).replace("\"time\"", &format!("\"more\":\"{long}\",\"time\""));
     let liar = announcing(line, 1);
     let (site, honest) = between(&liar);
     testkit::until("the liar is found out", || {
         site.peer("a")["last_error"].as_str().is_some_and(|error| error.contains("a line of more than"))
     });
     assert_others_go_on(&site, &honest);
-    let digest = |module: &str, digest: &str| format!("{{\"module\":\"{module}\",\"digest\":\"{digest}\"}}\n");
+    let digest =
+        |module: &str, digest: &str| format!("{{\"module\":\"{module}\",\"digest\":\"{digest}\"}}\n");
     let valid = "0".repeat(64);
     let many: String = (10_000..15_000).map(|n| digest(&format!("example.com/{n}"), &valid)).collect();
     for (digests, reason) in [
@@ -290,7 +292,9 @@ fn too_long() {
     ] {
         let mut site = Site::new("b");
         let liar = Upstream::with(move |request| match request.path.as_str() {
-            "/sync/v1/digests" => Script::Body(format!("{digests}{{\"end\":true,\"more\":false}}\n").into_bytes()),
+            "/sync/v1/digests" => {
+                Script::Body(format!("{digests}{{\"end\":true,\"more\":false}}\n").into_bytes())
+            }
             _ => Script::Body(page("", 0)),
         });
         site.add_peer("a", liar.url(), &["offer = [\"*\"]", NEVER]);

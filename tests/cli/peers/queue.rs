@@ -1,8 +1,8 @@
 //! The queue: which events mean work, and whose turn it is.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -259,7 +259,11 @@ fn full_during_comparison() {
                 let body: Value = serde_json::from_slice(&request.body).unwrap();
                 if body["modules"].is_array() {
                     let count = |n| (0..100).map(|v| published(&format!("{}@v1.{v}.0", module(n)))).collect();
-                    return page(OTHER_INDEX, &(0..MODULES).map(count).collect::<Vec<String>>().concat(), true);
+                    return page(
+                        OTHER_INDEX,
+                        &(0..MODULES).map(count).collect::<Vec<String>>().concat(),
+                        true,
+                    );
                 }
                 match is_new.load(Ordering::SeqCst) {
                     true => page(OTHER_INDEX, "", !body["pointers"][OTHER_INDEX].is_null()),
