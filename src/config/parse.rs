@@ -12,6 +12,7 @@ use stoa_bucket::{BucketUrl, BucketUrlError};
 use stoa_gomod::private::Patterns;
 
 use crate::sumdb::Gosumdb;
+use crate::sync::is_deployment_name;
 
 /// The maximum number of threads: more than any disk can use.
 const MAX_THREADS: usize = 1024;
@@ -51,6 +52,17 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
         Some(mode) if mode & 0o002 != 0 => Err("others must not write to the store".to_owned()),
         Some(mode) => Ok(mode),
         None => Err("expected a mode in octal such as 0700, 0750 or 2770".to_owned()),
+    }
+}
+
+/// Reads the mode of a unix socket, in octal.
+pub(super) fn socket_mode(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 && digits.len() >= 3 => Ok(mode),
+        _ => Err("expected a mode in octal such as 0660 or 0666, with which the owner may read and write"
+            .to_owned()),
     }
 }
 
@@ -137,6 +149,24 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
         return Err("Stoa does not expand ~; write the whole path".to_owned());
     }
     Ok(text.into())
+}
+
+/// Reads an absolute path.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = path(text.trim())?;
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err("expected an absolute path".to_owned()),
+    }
+}
+
+/// Reads a list of hosts without ports.
+pub(super) fn hosts(text: &str) -> Result<Vec<String>, String> {
+    let host = |name: String| match host_and_port(&name)? {
+        Some((host, None)) if !host.is_empty() => Ok(host.to_ascii_lowercase()),
+        _ => Err(format!("{name:?} is not a name without a port, as in goproxy.corp.example")),
+    };
+    list(text)?.into_iter().map(host).collect()
 }
 
 /// Reads an address to listen on. Without a host it stands for all addresses.
@@ -261,8 +291,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 /// Reads the name of a deployment among its peers.
 pub(super) fn peer_name(text: &str) -> Result<String, String> {
     let text = text.trim();
-    let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
-    match (1..=64).contains(&text.len()) && text.bytes().all(is_plain) {
+    match is_deployment_name(text) {
         true => Ok(text.to_owned()),
         false => {
             Err("expected a name of 1 to 64 characters: lower case letters, digits, dots and hyphens"

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::body::Body;
 use hyper::{Request, Response};
+use ipnet::IpNet;
 
+use super::hosts::Hosts;
+use super::refusal::Refusal;
 use super::watched::WatchedBody;
-use crate::access::AccessCell;
+use crate::access::{Access, AccessCell, Refusal as NoAccess};
 use crate::observe::Observer;
 use crate::proxy::Proxy;
-use crate::request::RequestInfo;
+use crate::request::{Entrance, RequestInfo};
 
 /// The parts that all connections share.
 #[derive(Debug)]
@@ -19,6 +22,12 @@ pub(super) struct Shared {
     pub(super) proxy: Proxy,
     pub(super) access: Arc<AccessCell>,
     pub(super) observer: Arc<Observer>,
+    pub(super) hosts: Hosts,
+    pub(super) trusted_proxies: Vec<IpNet>,
+    /// The path that all addresses begin with, without a slash at its end.
+    pub(super) base_path: String,
+    /// Whether operators have a listener of their own.
+    pub(super) has_admin: bool,
 }
 
 impl Shared {
@@ -30,19 +39,43 @@ impl Shared {
     {
         let mut observed = self.observer.begin(info);
         let access = self.access.load();
-        // Probes and other deployments have no user. The proxy checks the signature of the latter.
-        if access.has_users() && !self.proxy.is_without_user(&request) {
-            match access.identify(request.headers(), observed.info.caller.address).await {
-                Ok(identity) => observed.info.caller.identity = identity,
-                Err(refusal) => {
-                    let answer = self.proxy.refuse(&request, &observed.info, &refusal);
-                    let status = answer.status().as_u16();
-                    return answer.map(|body| WatchedBody::new(body, observed, status));
-                }
-            }
-        }
-        let answer = self.proxy.answer(request, &observed.info, &access).await;
+        let answer = match self.check(&request, observed.info.entrance) {
+            Err(refusal) => refusal.answer(),
+            Ok(()) => match self.identify(&access, &request, &mut observed.info).await {
+                Err(refusal) => self.proxy.refuse(&request, &observed.info, &refusal),
+                Ok(()) => self.proxy.answer(request, &observed.info, &access).await,
+            },
+        };
         let status = answer.status().as_u16();
         answer.map(|body| WatchedBody::new(body, observed, status))
+    }
+
+    /// Finds the user of a request. Operators at their own listener, probes and other deployments have none. The proxy checks
+    /// the signature of the latter.
+    async fn identify<B>(
+        &self,
+        access: &Access,
+        request: &Request<B>,
+        info: &mut RequestInfo,
+    ) -> Result<(), NoAccess> {
+        let is_public = info.entrance == Entrance::Public;
+        if is_public && access.has_users() && !self.proxy.is_without_user(request) {
+            info.caller.identity = access.identify(request.headers(), info.caller.address).await?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the listener has the path of a request, and that the server has the name in it.
+    fn check<B>(&self, request: &Request<B>, entrance: Entrance) -> Result<(), Refusal> {
+        let path = request.uri().path();
+        let page = path.strip_prefix(&self.base_path).filter(|page| page.starts_with('/')).unwrap_or(path);
+        match (entrance, page) {
+            (Entrance::Admin, "/healthz" | "/readyz" | "/metrics" | "/version") => Ok(()),
+            (Entrance::Admin, _) => Err(Refusal::NotHere),
+            // A probe need not know a name.
+            (Entrance::Public, "/healthz" | "/readyz") => Ok(()),
+            (Entrance::Public, "/metrics") if self.has_admin => Err(Refusal::NotHere),
+            (Entrance::Public, _) => self.hosts.check(request),
+        }
     }
 }
