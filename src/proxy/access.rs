@@ -18,7 +18,11 @@ const VARY_BY_USER: HeaderValue = HeaderValue::from_static("Disable-Module-Fetch
 /// who may read some module.
 pub(super) fn check(client: Client<'_>, address: &Address) -> Result<(), Refusal> {
     let is_operator = client.info.entrance == Entrance::Admin;
-    if is_operator || client.access.is_open() || is_for_probes(address) || *address == Address::MethodNotAllowed {
+    if is_operator
+        || client.access.is_open()
+        || is_for_probes(address)
+        || *address == Address::MethodNotAllowed
+    {
         return Ok(());
     }
     client.access.check(&client.info.caller.identity, address.module().map(|module| module.as_str()))
