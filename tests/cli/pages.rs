@@ -52,8 +52,8 @@ const SAMPLE_TABLES: &str = r##"
 #password_file = "/etc/stoa/password"
 
 # The users who may read the modules of a pattern. They are in the file in auth.users_file. The first table that matches
-# applies, otherwise auth.default. The pattern ignores the case of letters. anyone and authenticated are no names of users:
-# they stand for every client and for every user.
+# applies, otherwise auth.default. The pattern ignores the case of letters. The words anyone and authenticated stand for every
+# client and for every user.
 #
 #[[access]]
 #pattern = "github.com/Acme/secret"
