@@ -21,7 +21,7 @@ use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings};
 use crate::policy::Policy;
-use crate::server::{self, Certificate, CertificateCell, ServeOptions};
+use crate::server::{self, Certificate, CertificateCell, Limits, ServeOptions};
 use crate::sources::Sources;
 use crate::sumdb::Gosumdb;
 use crate::tasks;
@@ -51,7 +51,7 @@ pub(crate) fn run(
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
     let mut services = sources.services(&config, &policy, is_asked)?;
     services.tier = open_bucket(&store, &config, &runtime)?;
-    let max_connections = within_limit(config.max_connections, raise_limit_of_files());
+    let limits = limits(&config, raise_limit_of_files());
     let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
     let (layout, config_file) = (gate.current, settings.config_file());
     let database = services.sumdb.database.as_ref().map(Gosumdb::name);
@@ -80,7 +80,7 @@ pub(crate) fn run(
         sumdbs,
         base_path: config.base_path,
         services,
-        max_connections,
+        limits,
         grace: config.grace,
         index_interval: config.index_interval,
         last_use_interval: config.last_use_interval,
@@ -145,6 +145,23 @@ fn within_limit(wanted: usize, files: Option<u64>) -> usize {
         );
     }
     wanted.min(possible)
+}
+
+/// Returns the limits for clients. With few open files, there are fewer places for connections, and as many for zips.
+fn limits(config: &ServeConfig, files: Option<u64>) -> Limits {
+    let connections = within_limit(config.max_connections, files);
+    let open_zips = match connections < config.max_connections {
+        true => config.limits_open_zips.min(connections),
+        false => config.limits_open_zips,
+    };
+    Limits {
+        connections_per_address: config.limits_connections_per_address.unwrap_or((connections / 2).max(1)),
+        requests_per_address: config.limits_requests_per_address,
+        open_zips,
+        open_zips_per_connection: config.limits_open_zips_per_connection,
+        min_send_rate: config.limits_min_send_rate,
+        ..Limits::of(connections)
+    }
 }
 
 /// Reads the certificate of a configuration, if it has one.
