@@ -162,7 +162,9 @@ mod tests {
 
     #[test]
     fn chunks_shrink_with_the_number_of_zips() {
-        for (open, size) in [(0, CHUNK), (1, CHUNK), (128, CHUNK), (129, CHUNK / 2), (256, 128 << 10), (5000, MIN_CHUNK)] {
+        for (open, size) in
+            [(0, CHUNK), (1, CHUNK), (128, CHUNK), (129, CHUNK / 2), (256, 128 << 10), (5000, MIN_CHUNK)]
+        {
             assert_eq!(chunk(open), size, "{open}");
         }
         let buffers = Arc::new(Buffers::default());

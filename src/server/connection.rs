@@ -74,7 +74,9 @@ impl Serving {
         };
         let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return log::debug!(client:? = address, reason:% = error; "a client failed in the handshake of TLS"),
+            Ok(Err(error)) => {
+                return log::debug!(client:? = address, reason:% = error; "a client failed in the handshake of TLS");
+            }
             Err(_) => return log::debug!(client:? = address; "a client did not finish the handshake of TLS"),
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
@@ -109,6 +111,7 @@ impl Serving {
         let mut stopping = self.stopping;
         let mut closing = seat.closing.subscribe();
         let stopped = stopped(&mut stopping);
+        let closed = closed(&mut closing);
         // The two kinds of connections have the same methods, and no trait for them.
         macro_rules! serve {
             ($connection:expr) => {{
@@ -119,8 +122,8 @@ impl Serving {
                         connection.as_mut().graceful_shutdown();
                         connection.await
                     }
-                    closed = closing.wait_for(|closing| *closing != Closing::No) => {
-                        if closed.map_or(Closing::Now, |closing| *closing) == Closing::Now {
+                    closing = closed => {
+                        if closing == Closing::Now {
                             return log::debug!(client:? = peer.address; "ended a connection whose client was too slow");
                         }
                         connection.as_mut().graceful_shutdown();
@@ -153,6 +156,12 @@ fn address_differs(peer: Peer, client: IpAddr) -> bool {
 pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that the server is gone, which is the end as well.
     let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+}
+
+/// Waits until the table closes a connection.
+async fn closed(closing: &mut watch::Receiver<Closing>) -> Closing {
+    // An error means that the seat is gone, which is the end as well.
+    closing.wait_for(|closing| *closing != Closing::No).await.map_or(Closing::Now, |closing| *closing)
 }
 
 fn http1_builder(head_timeout: Duration) -> http1::Builder {

@@ -17,10 +17,12 @@
 //! | `origin` | the client behind a reverse proxy |
 //! | `hosts` | the names of the server |
 //! | `refusal` | requests that the proxy does not get |
+//! | `handle` | a new configuration for a running server |
 //! | `watched` | the end of a request |
 
 mod accept;
 mod connection;
+mod handle;
 mod hosts;
 mod limits;
 mod listeners;
@@ -55,6 +57,7 @@ use crate::sync::{Replication, ReplicationOptions};
 use crate::upkeep::Upkeep;
 use crate::upstream::UpstreamConfigError;
 
+pub use self::handle::Handle;
 pub use self::limits::Limits;
 pub use self::listeners::{Listeners, SocketFile};
 pub use self::tls::{Certificate, CertificateCell, TlsError};
@@ -87,6 +90,8 @@ pub struct ServeOptions {
     pub replication: Option<ReplicationOptions>,
     /// The certificate, if TCP sockets for clients have TLS.
     pub certificate: Option<Arc<CertificateCell>>,
+    /// A hold of the server, for a new configuration.
+    pub handle: Handle,
     /// The names of the server, in lower case. Empty: all names.
     pub hosts: Vec<String>,
     /// The addresses of reverse proxies whose headers about their clients are believed.
@@ -108,6 +113,7 @@ impl Default for ServeOptions {
             degraded: None,
             replication: None,
             certificate: None,
+            handle: Handle::default(),
             hosts: Vec::new(),
             trusted_proxies: Vec::new(),
         }
@@ -149,6 +155,7 @@ pub async fn run(
     let upkeep = Upkeep::start(&store, has_bucket, options.index_interval, options.last_use_interval);
     let upkeep = Arc::new(upkeep);
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
+    options.handle.started(&services);
     let replication =
         options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
     let replication = replication.transpose().map_err(ServeError::Peers)?;

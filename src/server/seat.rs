@@ -138,7 +138,8 @@ impl Seat {
         let (at, written) = activity.pace[0];
         let elapsed = now.saturating_duration_since(at);
         let bytes = self.written.load(Ordering::Relaxed).saturating_sub(written);
-        (elapsed >= PACE).then(|| bytes.saturating_mul(1000) / u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+        (elapsed >= PACE)
+            .then(|| bytes.saturating_mul(1000) / u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Notes the bytes so far. Returns whether answers wait for the client alone, and it took no byte for `limit`.

@@ -92,7 +92,8 @@ impl Table {
         if let Some(client) = client.as_ref().filter(|_| !is_trusted)
             && client.connections.load(Ordering::Relaxed) >= self.limits.connections_per_address
         {
-            let of_client = |seat: &Seat| seat.client.as_ref().is_some_and(|other| Arc::ptr_eq(other, client));
+            let of_client =
+                |seat: &Seat| seat.client.as_ref().is_some_and(|other| Arc::ptr_eq(other, client));
             if state.close_idle(now, 1, of_client) == 0 {
                 return Try::AtLimit;
             }
@@ -276,7 +277,8 @@ mod tests {
     #[test]
     fn a_full_table_waits_for_the_end_of_a_connection() {
         let table = table(2, 2);
-        let seats: Vec<_> = (0..2).filter_map(|_| seated(table.try_seat(address("192.0.2.1"), false))).collect();
+        let seats: Vec<_> =
+            (0..2).filter_map(|_| seated(table.try_seat(address("192.0.2.1"), false))).collect();
         assert!(matches!(table.try_seat(address("192.0.2.2"), false), Try::Full));
         let _request = seats[1].seat.begin();
         // Later, the one without a request is idle.
@@ -289,7 +291,8 @@ mod tests {
     #[test]
     fn the_slowest_reader_gives_its_place_when_it_is_needed() {
         let table = table(3, 3);
-        let seats: Vec<_> = (0..3).filter_map(|_| seated(table.try_seat(address("192.0.2.1"), false))).collect();
+        let seats: Vec<_> =
+            (0..3).filter_map(|_| seated(table.try_seat(address("192.0.2.1"), false))).collect();
         let mut requests: Vec<_> = seats.iter().map(|seated| seated.seat.begin()).collect();
         requests.iter_mut().for_each(|request| request.set_inside(false));
         let later = Instant::now() + Duration::from_secs(40);

@@ -66,6 +66,7 @@ mod peers;
 mod policy;
 mod progress;
 mod publication;
+mod reload;
 mod removal;
 mod resolving;
 mod server_log;
@@ -136,6 +137,7 @@ fn main() {
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("publication", publication::cases()),
+        ("reload", reload::cases()),
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),

@@ -12,14 +12,18 @@ use stoa_layout::{Exit, Gate, Pass};
 
 use stoa_store::Store;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
+use tokio::time::Interval;
 
 use super::bind::Sockets;
+use super::hangup::Hangup;
+use super::reload::Reload;
+use super::signals::{Event, Signals, name};
 use super::startup::{self, Startup};
 use crate::bucket::Tier;
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
-use crate::config::{ServeConfig, Settings};
+use crate::config::{Options, ServeConfig, Settings};
 use crate::policy::Policy;
 use crate::server::{self, Certificate, CertificateCell, Limits, ServeOptions};
 use crate::sources::Sources;
@@ -31,8 +35,8 @@ pub(crate) fn run(
     gate: &Gate<'_>,
     pass: Pass,
     config: ServeConfig,
-    settings: &Settings<'_>,
-    sources: &Sources<'_>,
+    (settings, options, sources): (&Settings<'_>, &Options, &Sources<'_>),
+    hangup: Hangup,
     open_bucket: impl FnOnce(&Store, &ServeConfig, &Runtime) -> Result<Option<Arc<Tier>>, CommandError>,
 ) -> Result<Exit, CommandError> {
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
@@ -75,6 +79,10 @@ pub(crate) fn run(
     }
     // Logs it if it is so.
     store.is_full();
+    let certificate = certificate.map(CertificateCell::new);
+    let origin = (settings, options, sources);
+    let is_read_only = store.is_read_only();
+    let mut reload = Reload::new(origin, config.clone(), is_read_only, address, certificate.clone());
     let replication = sources.replication(&config, settings.peers(&config)?);
     let options = ServeOptions {
         sumdbs,
@@ -86,12 +94,20 @@ pub(crate) fn run(
         last_use_interval: config.last_use_interval,
         degraded,
         replication,
-        certificate: certificate.map(CertificateCell::new),
+        certificate,
+        handle: reload.handle.clone(),
         hosts: config.hosts,
         trusted_proxies: config.trusted_proxies,
         ..ServeOptions::default()
     };
-    let served = runtime.block_on(serve_until_stopped(sockets, store, policy, options, &after_migration));
+    let served = runtime.block_on(serve_until_stopped(
+        sockets,
+        store,
+        policy,
+        options,
+        (&after_migration, hangup),
+        &mut reload,
+    ));
     log::logger().flush();
     match served {
         Ok(Some(signal)) => {
@@ -165,7 +181,7 @@ fn limits(config: &ServeConfig, files: Option<u64>) -> Limits {
 }
 
 /// Reads the certificate of a configuration, if it has one.
-fn certificate(config: &ServeConfig) -> Result<Option<Certificate>, CommandError> {
+pub(super) fn certificate(config: &ServeConfig) -> Result<Option<Certificate>, CommandError> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     let read = Certificate::read(cert, key).map_err(|error| CommandError::new(Exit::USAGE, error));
     read.map(Some)
@@ -185,9 +201,10 @@ async fn serve_until_stopped(
     store: Store,
     policy: Policy,
     options: ServeOptions,
-    after_migration: &SignalsAfter,
+    (after_migration, hangup): (&SignalsAfter, Hangup),
+    reload: &mut Reload<'_>,
 ) -> Result<Option<SignalKind>, CommandError> {
-    let mut signals = Signals::new().map_err(cannot_start)?;
+    let mut signals = Signals::new(hangup).map_err(cannot_start)?;
     after_migration.handled_by_program();
     let lines = sockets.lines();
     let listeners = sockets.into_listeners().map_err(cannot_start)?;
@@ -201,12 +218,27 @@ async fn serve_until_stopped(
         let _ = stopping.await;
     });
     let signalled = async {
-        let first = signals.next().await;
+        let mut looks = looks_at_certificate();
+        let first = loop {
+            let event = tokio::select! {
+                event = signals.next() => event,
+                _ = looks.tick() => {
+                    reload.renew_certificate();
+                    continue;
+                }
+            };
+            match event {
+                Event::Stop(signal) => break signal,
+                Event::Reload => reload.run(),
+            }
+        };
         log::info!(signal = name(first); "stopping: a second signal stops at once");
         let _ = stop.send(());
-        signals.next().await
+        signals.next_stop().await
     };
     tokio::select! {
+        // The server starts before the first reload.
+        biased;
         served = served => {
             served.map_err(|error| CommandError::new(Exit::IO, error))?;
             log::info!("stopped");
@@ -220,28 +252,10 @@ async fn serve_until_stopped(
     }
 }
 
-/// The signals that stop a server.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
-        Ok(Self { interrupt: signal(interrupt)?, terminate: signal(terminate)? })
-    }
-
-    async fn next(&mut self) -> SignalKind {
-        tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-            _ = self.terminate.recv() => SignalKind::terminate(),
-        }
-    }
-}
-
-fn name(signal: SignalKind) -> &'static str {
-    if signal == SignalKind::interrupt() { "SIGINT" } else { "SIGTERM" }
+/// Returns the times at which the files of the certificate are looked at.
+fn looks_at_certificate() -> Interval {
+    const EVERY: Duration = Duration::from_secs(60);
+    tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY)
 }
 
 /// Logs once a minute how often warnings were repeated.
