@@ -191,7 +191,7 @@ serve_keys! {
     admin_listen: Option<Vec<ListenAddress>> = "admin.listen", "ADDRESSES", Default::Unset("none", "127.0.0.1:3001"),
         |text| ListenAddress::parse_own(text).map(Some);
 
-    /// Certificates for TLS, in PEM: that of the server, then those of its issuers
+    /// Certificates for TLS, in PEM: first the one of the server, then those of its issuers
     /// With a certificate, all addresses of `listen` except unix sockets speak TLS only.
     tls_cert: Option<PathBuf> = "tls.cert", "PATH", Default::Unset("none", "/etc/stoa/tls/cert.pem"),
         |text| parse::absolute_path(text).map(Some);
@@ -277,7 +277,7 @@ serve_keys! {
     /// Maximum number of zips that are sent at the same time on one connection of HTTP/2
     limits_open_zips_per_connection: usize = "limits.open_zips_per_connection", "N", Default::Value("16"), parse::count;
 
-    /// Bytes per second, below which a client is disconnected if another one needs its place; 0 for no client
+    /// Bytes per second, below which a client is disconnected if another client needs its place; 0 for no client
     /// The speed is measured over at least 30 s.
     limits_min_send_rate: u64 = "limits.min_send_rate", "SIZE", Default::Value("8KiB"), parse::rate;
 

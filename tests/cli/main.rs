@@ -11,6 +11,7 @@
 mod access;
 mod answers;
 mod as_go;
+mod attacks;
 mod audit;
 mod backup;
 mod bucket_carry;
@@ -69,6 +70,7 @@ mod publication;
 mod reload;
 mod removal;
 mod resolving;
+mod reverse_proxy;
 mod server_log;
 mod staging;
 mod symlinks;
@@ -84,6 +86,7 @@ fn main() {
         ("access", access::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
+        ("attacks", attacks::cases()),
         ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("bucket_carry", bucket_carry::cases()),
@@ -140,6 +143,7 @@ fn main() {
         ("reload", reload::cases()),
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
+        ("reverse_proxy", reverse_proxy::cases()),
         ("server_log", server_log::cases()),
         ("staging", staging::cases()),
         ("symlinks", symlinks::cases()),

@@ -198,8 +198,9 @@ fn of_a_terminal() {
         programs.store().display(),
         log.display()
     );
-    let mut command = programs.command("script", ["-qefc", &line, "/dev/null"]);
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut command = Command::new("script");
+    command.args(["-qefc", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.env("HOME", programs.folder()).env_remove("STOA_LOG").spawn().unwrap();
     let url = server::listening(&mut child).unwrap();
     assert!(url.starts_with("http://"), "{url}");
     let text = fs::read_to_string(&log).unwrap();
