@@ -341,5 +341,6 @@ serve_keys! {
         |text| parse::peer_name(text).map(Some);
 
     /// Maximum number of versions that are downloaded from peers at the same time
+    /// If there are more peers, their number is the limit: each peer may always have one download.
     peers_max_concurrent: usize = "peers.max_concurrent", "N", Default::Value("4"), parse::count;
 }
