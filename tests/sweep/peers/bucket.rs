@@ -15,7 +15,7 @@ use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::gcs::Asked;
 use testkit::request_sweep::lasts;
 use testkit::server::Server;
-use testkit::{Case, MIGRATE, create, transcript, trial};
+use testkit::{Case, MIGRATE, STOA, create, transcript, trial};
 
 use super::partner::{Partner, stoa};
 
@@ -67,18 +67,21 @@ struct Run {
 impl Run {
     fn new(service: &RunningService, has_digests: bool) -> Self {
         let (partner, bucket, folder) = (Partner::start(), service.bucket(), testkit::tempdir());
-        partner.fill(&bucket);
         let proxy = FaultProxy::start(&bucket, lasts);
         let run = Self { partner, bucket, proxy, folder, has_digests };
         for root in [run.root(0), run.root(1)] {
-            run.partner.configure(root.parent().unwrap());
+            run.partner.configure(root.parent().unwrap(), "1s");
             create(&root);
         }
         let mut upgrade = Command::new(MIGRATE);
         upgrade.args(["--bucket", run.bucket.url(), "--to", "b1"]).envs(run.bucket.environment());
         run.done(&mut upgrade);
-        // Records the hashes, without which nothing differs.
-        run.done(&mut run.stoa(&run.root(1), false, &["verify"]));
+        let source = run.folder.path().join("source");
+        create(&source);
+        run.partner.put_all(&source);
+        let mut import = Command::new(STOA);
+        import.arg("import").arg(&source).args(["--bucket", run.bucket.url()]);
+        run.done(import.envs(run.bucket.environment()));
         let lifted = run.partner.lifted().version.to_string();
         run.done(&mut run.stoa(&run.root(1), false, &["remove", "--tombstone", "--yes", &lifted]));
         // The comparison of the second server.

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use stoa_gomod::zip;
-use testkit::bucket::TestBucket;
 use testkit::commands::run;
 use testkit::server;
 use testkit::signing::Signer;
@@ -154,11 +153,11 @@ impl Partner {
         self.0.has_digests.store(has_digests, Ordering::SeqCst);
     }
 
-    /// Fills a bucket of Athens with the versions that are here at the beginning.
-    pub(super) fn fill(&self, bucket: &TestBucket) {
+    /// Puts the versions that are here at the beginning into a store, without seals.
+    pub(super) fn put_all(&self, root: &Path) {
         let Versions { common, conflict, forbidden, .. } = &self.0.versions;
         for module in [common, &conflict[0], forbidden, self.lifted()] {
-            bucket.save(module);
+            module.put_unsealed(root);
         }
     }
 
@@ -192,13 +191,10 @@ impl Partner {
     /// Makes a folder with a store and its configuration. The store has what is here at the beginning.
     pub(super) fn template(&self) -> tempfile::TempDir {
         let folder = testkit::tempdir();
-        self.configure(folder.path());
+        self.configure(folder.path(), "1h");
         let root = folder.path().join("store");
         create(&root);
-        let Versions { common, conflict, forbidden, .. } = &self.0.versions;
-        for module in [common, &conflict[0], forbidden, self.lifted()] {
-            module.put_unsealed(&root);
-        }
+        self.put_all(&root);
         // Gives them seals.
         let output = run(&root, &["verify"]);
         assert!(output.status.success(), "{}", transcript(&output));
@@ -211,8 +207,8 @@ impl Partner {
         folder
     }
 
-    /// Writes the configuration of the deployment into a folder.
-    pub(super) fn configure(&self, folder: &Path) {
+    /// Writes the configuration of the deployment into a folder. `interval` is the pause between two pulls.
+    pub(super) fn configure(&self, folder: &Path, interval: &str) {
         fs::create_dir_all(folder).unwrap();
         let secret = folder.join("secret");
         fs::write(&secret, SECRET).unwrap();
@@ -222,7 +218,7 @@ impl Partner {
         let text = format!(
             "upstream = \"off\"\ngosumdb = \"off\"\n[last_use]\ninterval = 0\n[peers]\nname = \"a\"\nmax_concurrent = 1\n\
              [[peer]]\nname = \"m\"\nurl = \"{url}\"\nsecret_file = \"secret\"\noffer = []\npush = false\n\
-             accept_tombstones = true\ninterval = \"1h\"\n"
+             accept_tombstones = true\ninterval = \"{interval}\"\n"
         );
         fs::write(folder.join("config.toml"), text).unwrap();
     }
