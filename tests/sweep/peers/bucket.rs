@@ -83,7 +83,9 @@ impl Run {
         import.arg("import").arg(&source).args(["--bucket", run.bucket.url()]);
         run.done(import.envs(run.bucket.environment()));
         let lifted = run.partner.lifted().version.to_string();
-        run.done(&mut run.stoa(&run.root(1), false, &["remove", "--tombstone", "--yes", &lifted]));
+        let mut remove = Command::new(STOA);
+        remove.args(["remove", "--tombstone", "--yes", &lifted, "--bucket", run.bucket.url()]);
+        run.done(remove.envs(run.bucket.environment()));
         // The comparison of the second server.
         run.partner.be_silent(true);
         run.done(&mut run.stoa(&run.root(1), false, &["peers", "sync", "m", "--compare"]));
@@ -118,6 +120,7 @@ impl Run {
         let server = Server::start_with(&mut self.serve(0));
         self.wait_until_done(&server, "without a kill");
         let found = self.proxy.counted();
+        self.partner.check_each_downloaded(self.has_digests);
         assert!(server.stop().success());
         self.check(1, "without a kill");
         found

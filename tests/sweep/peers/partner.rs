@@ -176,6 +176,14 @@ impl Partner {
         serde_json::json!({ INDEX: self.0.log.len() })
     }
 
+    /// Checks that each version was downloaded once, the lifted one too unless it is not expected.
+    pub(super) fn check_each_downloaded(&self, has_lifted: bool) {
+        let downloads = self.downloads();
+        let (lifted, others) = downloads.split_last().unwrap();
+        assert!(others.iter().all(|count| *count == 1), "{downloads:?}");
+        assert!(*lifted == 1 || !has_lifted, "{downloads:?}");
+    }
+
     /// Checks that no version was downloaded more than some times, and no version that is here already.
     pub(super) fn check_downloads(&self, most: usize, what: &str) {
         let Versions { new, common, conflict, forbidden } = &self.0.versions;
