@@ -14,6 +14,7 @@ use super::parse;
 use super::peers::PeerTable;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
+use crate::eviction::Free;
 use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::HostCredentials;
 
@@ -90,7 +91,7 @@ pub const GENERAL: &[Key] = &[
         name: "store",
         value_name: "DIR",
         default: Default::Unset("$XDG_DATA_HOME/stoa, or ~/.local/share/stoa", "/var/lib/stoa"),
-        doc: "Folder of the store\nIn the config file, a relative path starts at the folder of that file.",
+        doc: "Folder of the store\nIn the config file, a relative path starts at the folder of that file. A file that has the table [store] names the folder there, as `path`.",
         check: |text| parse::path(text).map(drop),
     },
     Key {
@@ -298,6 +299,25 @@ serve_keys! {
     /// The ranges apply to modules that neither GOPRIVATE nor a rule covers. Covered modules may be at any address.
     direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
         parse::ranges;
+
+    /// Maximum size of the versions in the store
+    /// Above this size, the server removes the least recently used versions, down to 95 percent. Private modules, the modules in store.keep and versions that this server cannot download again stay.
+    store_max_size: Option<u64> = "store.max_size", "SIZE", Default::Unset("none", "200G"),
+        |text| parse::size(text).map(Some);
+
+    /// Minimum of free space on the disk of the store: a size, or a percentage of the disk
+    /// With less, the server removes the least recently used versions until this much and 1 percent of the disk are free.
+    store_min_free: Option<Free> = "store.min_free", "SIZE", Default::Unset("none", "10%"),
+        |text| parse::free(text).map(Some);
+
+    /// Age in days or weeks since the last use from which on a version is removed
+    /// It needs last_use.interval.
+    store_unused_for: Option<u32> = "store.unused_for", "AGE", Default::Unset("none", "180d"),
+        |text| parse::age(text).map(Some);
+
+    /// Modules that the limits of the store do not remove, as patterns in the syntax of GOPRIVATE
+    store_keep: Option<Vec<String>> = "store.keep", "PATTERNS", Default::Unset("none", "example.org/*"),
+        |text| parse::patterns(text).map(Some);
 
     /// Bucket that several servers share: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
     /// The store of this machine is a cache in front of the bucket. Credentials come from the environment, as for the tools of the service.

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use self::respond::Shared;
 use self::stall_timeout::StallTimeout;
+use crate::eviction::{Eviction, EvictionOptions};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::request::{Caller, Entrance, RequestInfo};
@@ -59,6 +60,8 @@ pub struct ServeOptions {
     pub degraded: Option<String>,
     /// The peers of this deployment, if it has any.
     pub replication: Option<ReplicationOptions>,
+    /// The limits of the store, if it has any.
+    pub eviction: Option<EvictionOptions>,
 }
 
 impl Default for ServeOptions {
@@ -75,6 +78,7 @@ impl Default for ServeOptions {
             last_use_interval: Duration::from_secs(300),
             degraded: None,
             replication: None,
+            eviction: None,
         }
     }
 }
@@ -117,6 +121,7 @@ pub async fn run(
         options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
     let replication = replication.transpose().map_err(ServeError::Peers)?;
     services.sumdb.start_rechecks();
+    let eviction = Eviction::start(&services, options.eviction.clone());
     let mut watching = Watching::start(&services, !options.index_interval.is_zero());
     watching.0.extend(
         replication.iter().flat_map(|replication| replication.start(options.index_interval.is_zero())),
@@ -147,6 +152,7 @@ pub async fn run(
     );
     services.close();
     upkeep.close();
+    eviction.close();
     if let Some(replication) = &replication {
         replication.close();
     }
@@ -165,6 +171,7 @@ pub async fn run(
     }
     connections.shutdown().await;
     services.end().await;
+    eviction.end().await;
     // It writes the last uses, which the bucket gets then.
     upkeep.end().await;
     if let Some(tier) = &services.tier {

@@ -49,6 +49,7 @@ pub(crate) fn run(
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
     let mut services = sources.services(&config, &policy, is_asked)?;
+    let eviction = config.eviction(sources.private_patterns(&config));
     services.tier = open_bucket(&store, &config, &runtime)?;
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
@@ -85,6 +86,7 @@ pub(crate) fn run(
         last_use_interval: config.last_use_interval,
         degraded,
         replication,
+        eviction,
         ..ServeOptions::default()
     };
     let served = runtime.block_on(serve_until_stopped(listener, store, policy, options, &after_migration));
