@@ -37,7 +37,8 @@ impl ServeConfig {
         let limits = Limits {
             max_size: self.store_max_size,
             min_free: self.store_min_free,
-            unused_for: self.store_unused_for,
+            // Without recorded uses, every version would look unused.
+            unused_for: self.store_unused_for.filter(|_| !self.last_use_interval.is_zero()),
         };
         let keep = Patterns::parse(&self.store_keep.as_deref().unwrap_or_default().join(","));
         (!limits.is_empty()).then(|| EvictionOptions { keep, private, ..EvictionOptions::new(limits) })

@@ -88,6 +88,11 @@ fn a_server_removes_unused_versions_except_pinned_and_private_ones() {
     assert_eq!(versions(&root), names([1, 2, 3]));
     assert!(evictions(&root)[0]["reason"].as_str().unwrap().ends_with(": store.unused_for"));
     assert!(server.stop().success());
+    // Without recorded uses, no version counts as unused.
+    let limits = ["--store-unused-for", "1d", "--last-use-interval", "0"];
+    let server = Server::start_with(&mut command(&root, &limits));
+    assert_eq!(server.get("/example.com/m1/@v/v1.0.0.zip").0, 200);
+    assert!(server.stop().success());
     // A reader changes nothing.
     let server = Server::start_with(&mut command(&root, &["--store-max-size", "1k", "--read-only"]));
     assert_eq!(server.get("/example.com/m1/@v/v1.0.0.zip").0, 200);
