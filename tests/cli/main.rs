@@ -56,6 +56,7 @@ mod import_config;
 mod index;
 mod install;
 mod leftovers;
+mod listeners;
 mod migrate;
 mod old_stores;
 mod overlay;
@@ -75,6 +76,7 @@ mod texts;
 mod threads;
 mod tidy;
 mod times;
+mod tls_client;
 mod verify;
 
 fn main() {
@@ -125,6 +127,7 @@ fn main() {
         ("index", index::cases()),
         ("install", install::cases()),
         ("leftovers", leftovers::cases()),
+        ("listeners", listeners::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
         ("overlay", overlay::cases()),
