@@ -192,7 +192,7 @@ serve_keys! {
     admin_listen: Option<Vec<ListenAddress>> = "admin.listen", "ADDRESSES", Default::Unset("none", "127.0.0.1:3001"),
         |text| ListenAddress::parse_own(text).map(Some);
 
-    /// Certificates for TLS, in PEM: that of the server, then those of its issuers
+    /// Certificates for TLS, in PEM: the certificate of the server, then those of its issuers
     /// With a certificate, all addresses of `listen` except unix sockets speak TLS only.
     tls_cert: Option<PathBuf> = "tls.cert", "PATH", Default::Unset("none", "/etc/stoa/tls/cert.pem"),
         |text| parse::absolute_path(text).map(Some);
