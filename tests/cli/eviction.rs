@@ -105,7 +105,7 @@ fn a_kill_during_a_run_loses_no_version_that_stays() {
     let bytes = with_old_versions(&root, 40);
     make_used(&root, &[7, 8]);
     // Above the limit as long as three are left.
-    let max = (bytes * 3 - 1).to_string();
+    let max = (bytes * 5 / 2).to_string();
     for round in 0.. {
         let server = Server::start_with(&mut command(&root, &["--store-max-size", &max]));
         let before = versions(&root).len();
