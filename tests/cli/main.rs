@@ -40,6 +40,7 @@ mod crowds;
 mod direct;
 mod disk_errors;
 mod egress;
+mod eviction;
 mod fetch;
 mod flights;
 mod forward_proxy;
@@ -55,6 +56,7 @@ mod import_config;
 mod index;
 mod install;
 mod leftovers;
+mod listeners;
 mod migrate;
 mod old_stores;
 mod overlay;
@@ -74,6 +76,7 @@ mod texts;
 mod threads;
 mod tidy;
 mod times;
+mod tls_client;
 mod verify;
 
 fn main() {
@@ -109,6 +112,7 @@ fn main() {
         ("direct", direct::cases()),
         ("disk_errors", disk_errors::cases()),
         ("egress", egress::cases()),
+        ("eviction", eviction::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
@@ -123,6 +127,7 @@ fn main() {
         ("index", index::cases()),
         ("install", install::cases()),
         ("leftovers", leftovers::cases()),
+        ("listeners", listeners::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
         ("overlay", overlay::cases()),
