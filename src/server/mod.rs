@@ -49,6 +49,7 @@ use self::connection::Serving;
 use self::hosts::Hosts;
 use self::respond::Shared;
 use self::table::Table;
+use crate::eviction::{Eviction, EvictionOptions};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::request::Entrance;
@@ -88,6 +89,8 @@ pub struct ServeOptions {
     pub degraded: Option<String>,
     /// The peers of this deployment, if it has any.
     pub replication: Option<ReplicationOptions>,
+    /// The limits of the store, if it has any.
+    pub eviction: Option<EvictionOptions>,
     /// The certificate, if TCP sockets for clients have TLS.
     pub certificate: Option<Arc<CertificateCell>>,
     /// A hold of the server, for a new configuration.
@@ -112,6 +115,7 @@ impl Default for ServeOptions {
             last_use_interval: Duration::from_secs(300),
             degraded: None,
             replication: None,
+            eviction: None,
             certificate: None,
             handle: Handle::default(),
             hosts: Vec::new(),
@@ -160,6 +164,7 @@ pub async fn run(
         options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
     let replication = replication.transpose().map_err(ServeError::Peers)?;
     services.sumdb.start_rechecks();
+    let eviction = Eviction::start(&services, options.eviction.clone());
     let mut watching = Watching::start(&services, !options.index_interval.is_zero());
     watching.0.extend(
         replication.iter().flat_map(|replication| replication.start(options.index_interval.is_zero())),
@@ -201,6 +206,7 @@ pub async fn run(
     );
     services.close();
     upkeep.close();
+    eviction.close();
     if let Some(replication) = &replication {
         replication.close();
     }
@@ -224,6 +230,7 @@ pub async fn run(
     }
     watching_clients.shutdown().await;
     services.end().await;
+    eviction.end().await;
     // It writes the last uses, which the bucket gets then.
     upkeep.end().await;
     if let Some(tier) = &services.tier {

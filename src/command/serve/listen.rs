@@ -54,6 +54,10 @@ pub(crate) fn run(
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
     let mut services = sources.services(&config, &policy, is_asked)?;
+    let eviction = config.eviction(sources.private_patterns(&config));
+    if config.store_unused_for.is_some() && config.last_use_interval.is_zero() {
+        log::warn!("store.unused_for removes nothing, because last_use.interval is 0");
+    }
     services.tier = open_bucket(&store, &config, &runtime)?;
     let limits = limits(&config, raise_limit_of_files());
     let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
@@ -96,6 +100,7 @@ pub(crate) fn run(
         replication,
         certificate,
         handle: reload.handle.clone(),
+        eviction,
         hosts: config.hosts,
         trusted_proxies: config.trusted_proxies,
         ..ServeOptions::default()
