@@ -42,6 +42,7 @@ use tokio_rustls::TlsAcceptor;
 use self::connection::Serving;
 use self::hosts::Hosts;
 use self::respond::Shared;
+use crate::eviction::{Eviction, EvictionOptions};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::request::Entrance;
@@ -79,6 +80,8 @@ pub struct ServeOptions {
     pub degraded: Option<String>,
     /// The peers of this deployment, if it has any.
     pub replication: Option<ReplicationOptions>,
+    /// The limits of the store, if it has any.
+    pub eviction: Option<EvictionOptions>,
     /// The certificate, if TCP sockets for clients have TLS.
     pub certificate: Option<Arc<CertificateCell>>,
     /// The names of the server, in lower case. Empty: all names.
@@ -101,6 +104,7 @@ impl Default for ServeOptions {
             last_use_interval: Duration::from_secs(300),
             degraded: None,
             replication: None,
+            eviction: None,
             certificate: None,
             hosts: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -147,6 +151,7 @@ pub async fn run(
         options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
     let replication = replication.transpose().map_err(ServeError::Peers)?;
     services.sumdb.start_rechecks();
+    let eviction = Eviction::start(&services, options.eviction.clone());
     let mut watching = Watching::start(&services, !options.index_interval.is_zero());
     watching.0.extend(
         replication.iter().flat_map(|replication| replication.start(options.index_interval.is_zero())),
@@ -188,6 +193,7 @@ pub async fn run(
     );
     services.close();
     upkeep.close();
+    eviction.close();
     if let Some(replication) = &replication {
         replication.close();
     }
@@ -210,6 +216,7 @@ pub async fn run(
         connections.shutdown().await;
     }
     services.end().await;
+    eviction.end().await;
     // It writes the last uses, which the bucket gets then.
     upkeep.end().await;
     if let Some(tier) = &services.tier {
