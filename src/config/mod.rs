@@ -99,6 +99,11 @@ impl<'a> Settings<'a> {
         Self { world, named, file: OnceCell::new() }
     }
 
+    /// Begins again, so that the config file is read again.
+    pub fn again(&self) -> Self {
+        Self::new(self.world, self.named.clone())
+    }
+
     /// Returns the environment.
     pub fn world(&self) -> &World {
         self.world
@@ -202,6 +207,7 @@ impl<'a> Settings<'a> {
         let own_name = set("peers.name").map(|(text, _)| text.trim().to_owned());
         faults.extend(Self::faults_of_peers(file, own_name.as_deref()));
         faults.extend(self.faults_of_access(file, set("auth.users_file"), set("auth.default")));
+        faults.extend(self.limits_beside_bucket(options).unwrap_or_default());
         faults.extend(self.redirects_without_target(file, (mode, &origin), has_target));
         faults.sort_by_key(|fault| fault.line().unwrap_or(usize::MAX));
         faults

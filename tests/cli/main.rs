@@ -12,6 +12,7 @@ mod access;
 mod access_rights;
 mod answers;
 mod as_go;
+mod attacks;
 mod audit;
 mod backup;
 mod bucket_carry;
@@ -41,6 +42,7 @@ mod crowds;
 mod direct;
 mod disk_errors;
 mod egress;
+mod eviction;
 mod fetch;
 mod flights;
 mod forward_proxy;
@@ -67,8 +69,10 @@ mod peers;
 mod policy;
 mod progress;
 mod publication;
+mod reload;
 mod removal;
 mod resolving;
+mod reverse_proxy;
 mod server_log;
 mod staging;
 mod symlinks;
@@ -85,6 +89,7 @@ fn main() {
         ("access_rights", access_rights::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
+        ("attacks", attacks::cases()),
         ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("bucket_carry", bucket_carry::cases()),
@@ -113,6 +118,7 @@ fn main() {
         ("direct", direct::cases()),
         ("disk_errors", disk_errors::cases()),
         ("egress", egress::cases()),
+        ("eviction", eviction::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
@@ -138,8 +144,10 @@ fn main() {
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("publication", publication::cases()),
+        ("reload", reload::cases()),
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
+        ("reverse_proxy", reverse_proxy::cases()),
         ("server_log", server_log::cases()),
         ("staging", staging::cases()),
         ("symlinks", symlinks::cases()),
