@@ -11,6 +11,7 @@ use crate::bucket::Tier;
 pub use crate::fill::FlightOptions;
 use crate::fill::{Flights, Seals, examining};
 use crate::policy::{Policy, PolicyCell};
+use crate::sending::Sending;
 use crate::sumdb::{Sumdb, SumdbOptions};
 use crate::tasks::Shutdown;
 pub use crate::upstream::{Instance, Via};
@@ -59,6 +60,8 @@ pub struct Services {
     pub seals: Seals,
     /// Checksum databases.
     pub sumdb: Arc<Sumdb>,
+    /// The versions that are being sent.
+    pub(crate) sending: Arc<Sending>,
     shutdown: Arc<Shutdown>,
 }
 
@@ -91,7 +94,14 @@ impl Services {
             options.flights,
             Arc::clone(&shutdown),
         );
-        Self { store, tier, policy: cell, answers, flights, seals, sumdb, shutdown }
+        Self { store, tier, policy: cell, answers, flights, seals, sumdb, sending: Arc::default(), shutdown }
+    }
+
+    /// Replaces the rules. Requests under way keep the earlier ones.
+    pub(crate) fn replace_policy(&self, policy: Policy) {
+        self.answers.follow(&policy);
+        self.flights.follow(&policy);
+        self.policy.replace(policy);
     }
 
     /// Starts the shutdown: tasks that wait for their turn and have no waiting client are dropped.

@@ -65,6 +65,19 @@ impl<'a> Sources<'a> {
         Self { world, go: OnceCell::new(), options: OnceCell::new(), known: RefCell::default() }
     }
 
+    /// Returns sources for another configuration of the same process. Its upstreams keep the name of this proxy in `Via`, the
+    /// memory for large answers, and the scratch folder for version control.
+    pub(crate) fn renewed(&self, config: &ServeConfig) -> Self {
+        let renewed = Self::new(self.world);
+        let mut options = renewed.options(config);
+        if let Some(earlier) = self.options.get() {
+            options.instance = earlier.instance;
+            options.memory = earlier.memory.clone();
+            options.direct = earlier.direct.with_rules_of(&options.direct);
+        }
+        Self { options: OnceCell::from(options), ..renewed }
+    }
+
     /// Checks that the configuration names valid upstreams.
     pub(crate) fn check(&self, config: &ServeConfig) -> Result<(), CommandError> {
         if config.offline {
@@ -183,6 +196,13 @@ impl<'a> Sources<'a> {
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
     }
 
+    /// Returns the patterns of private modules, besides those of the rules. The configuration has no other list of private
+    /// modules than those that no checksum database is asked about.
+    pub(crate) fn private_patterns(&self, config: &ServeConfig) -> Patterns {
+        let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
+        Patterns::parse(&private.collect::<Vec<_>>().join(","))
+    }
+
     /// Returns the settings for downloads, lists, queries and checksum databases. `is_asked` is whether clients may ask
     /// for a checksum database.
     pub(crate) fn services(
@@ -195,9 +215,7 @@ impl<'a> Sources<'a> {
             true => SumdbOptions { private: self.sumdb_refuse(config, is_asked), ..SumdbOptions::default() },
             false => self.checksums(config, policy.requires_checksums(), is_asked)?,
         };
-        // The configuration has no other list of private modules than those that no checksum database is asked about.
-        let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
-        let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
+        let private = self.private_patterns(config);
         let answers =
             AnswerOptions { list_ttl: config.fill_list_ttl, private, has_peers: !config.peers.is_empty() };
         let flights = FlightOptions {

@@ -5,15 +5,18 @@
 //! A new key is one declaration here. Its value is a field of [`ServeConfig`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use stoa_bucket::BucketUrl;
 
+use super::listen::ListenAddress;
 use super::parse;
 use super::peers::PeerTable;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
+use crate::eviction::Free;
 use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::HostCredentials;
 
@@ -59,7 +62,7 @@ impl Key {
 
     /// Returns whether the value is a list, with commas in options and variables.
     pub fn is_list(&self) -> bool {
-        matches!(self.value_name, "NAMES" | "PATTERNS" | "RANGES")
+        matches!(self.value_name, "NAMES" | "PATTERNS" | "RANGES" | "ADDRESSES")
     }
 
     /// Returns the text for `--help`.
@@ -90,7 +93,7 @@ pub const GENERAL: &[Key] = &[
         name: "store",
         value_name: "DIR",
         default: Default::Unset("$XDG_DATA_HOME/stoa, or ~/.local/share/stoa", "/var/lib/stoa"),
-        doc: "Folder of the store\nIn the config file, a relative path starts at the folder of that file.",
+        doc: "Folder of the store\nIn the config file, a relative path starts at the folder of that file. A file that has the table [store] names the folder there, as `path`.",
         check: |text| parse::path(text).map(drop),
     },
     Key {
@@ -176,9 +179,37 @@ macro_rules! serve_keys {
 }
 
 serve_keys! {
-    /// Address and port to listen on
-    /// `:3000` listens on all addresses. Port 0 takes a free port.
-    listen: String = "listen", "ADDRESS:PORT", Default::Value("127.0.0.1:3000"), parse::address;
+    /// Addresses to listen on: ADDRESS:PORT, unix:PATH or systemd
+    /// `:3000` listens on all addresses. Port 0 takes a free port. `systemd` stands for the sockets that the service manager passes on. In the config file, one address may be a plain string.
+    listen: Vec<ListenAddress> = "listen", "ADDRESSES", Default::Value("127.0.0.1:3000"),
+        ListenAddress::parse_list;
+
+    /// Mode of unix sockets, in octal; clients need the permission to write
+    listen_mode: u32 = "listen_mode", "MODE", Default::Value("0660"), parse::socket_mode;
+
+    /// Addresses for operators: only /healthz, /readyz, /metrics and /version, without TLS
+    /// They have 64 places for connections of their own, so they answer when all other places are taken. With them, /metrics is absent at the other addresses.
+    admin_listen: Option<Vec<ListenAddress>> = "admin.listen", "ADDRESSES", Default::Unset("none", "127.0.0.1:3001"),
+        |text| ListenAddress::parse_own(text).map(Some);
+
+    /// Certificates for TLS, in PEM: the certificate of the server, then those of its issuers
+    /// With a certificate, all addresses of `listen` except unix sockets speak TLS only.
+    tls_cert: Option<PathBuf> = "tls.cert", "PATH", Default::Unset("none", "/etc/stoa/tls/cert.pem"),
+        |text| parse::absolute_path(text).map(Some);
+
+    /// Private key of the certificate, in PEM
+    tls_key: Option<PathBuf> = "tls.key", "PATH", Default::Unset("none", "/etc/stoa/tls/key.pem"),
+        |text| parse::absolute_path(text).map(Some);
+
+    /// Names by which clients may call this server, without a port
+    /// Requests with another name get 421. `/healthz` and `/readyz` are answered under every name.
+    hosts: Vec<String> = "hosts", "NAMES", Default::Unset("every name", "goproxy.corp.example,localhost"),
+        parse::hosts;
+
+    /// Address ranges of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
+    /// The other end of a unix socket is always believed.
+    trusted_proxies: Vec<IpNet> = "trusted_proxies", "RANGES", Default::Unset("none", "10.1.2.3"),
+        parse::ranges;
 
     /// Prefix of all URL paths
     /// Set it to `/go`, for example, if a reverse proxy forwards only that path.
@@ -230,6 +261,26 @@ serve_keys! {
 
     /// Maximum number of open connections
     max_connections: usize = "max_connections", "N", Default::Value("4096"), parse::count;
+
+    /// Maximum number of open connections of one client address
+    /// Addresses in `trusted_proxies` have no such limit. The addresses of IPv6 with the same first 64 bits count as one. If a client has that many, its longest idle connection makes place for a new one.
+    limits_connections_per_address: Option<usize> = "limits.connections_per_address", "N",
+        Default::Unset("half of max_connections", "2048"), |text| parse::count(text).map(Some);
+
+    /// Maximum number of requests under way of one client address; further requests wait
+    /// A request that waited for 30 s gets 429.
+    limits_requests_per_address: usize = "limits.requests_per_address", "N", Default::Value("1024"), parse::count;
+
+    /// Maximum number of zips that are sent at the same time
+    /// One client address gets at most three quarters. A request that waited for 30 s gets 503.
+    limits_open_zips: usize = "limits.open_zips", "N", Default::Value("1024"), parse::count;
+
+    /// Maximum number of zips that are sent at the same time on one connection of HTTP/2
+    limits_open_zips_per_connection: usize = "limits.open_zips_per_connection", "N", Default::Value("16"), parse::count;
+
+    /// Bytes per second, below which a client is disconnected if another client needs its place; 0 for no client
+    /// The speed is measured over at least 30 s.
+    limits_min_send_rate: u64 = "limits.min_send_rate", "SIZE", Default::Value("8KiB"), parse::rate;
 
     /// Time for requests in progress to finish after SIGTERM or SIGINT
     grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
@@ -298,6 +349,25 @@ serve_keys! {
     /// The ranges apply to modules that neither GOPRIVATE nor a rule covers. Covered modules may be at any address.
     direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
         parse::ranges;
+
+    /// Maximum size of the versions in the store
+    /// Above this size, the server removes the least recently used versions, down to 95 percent. Private modules, the modules in store.keep and versions that this server cannot download again stay.
+    store_max_size: Option<u64> = "store.max_size", "SIZE", Default::Unset("none", "200G"),
+        |text| parse::size(text).map(Some);
+
+    /// Minimum of free space on the disk of the store: a size, or a percentage of the disk
+    /// With less, the server removes the least recently used versions until this much and 1 percent of the disk are free.
+    store_min_free: Option<Free> = "store.min_free", "SIZE", Default::Unset("none", "10%"),
+        |text| parse::free(text).map(Some);
+
+    /// Age in days or weeks since the last use from which on a version is removed
+    /// It needs last_use.interval.
+    store_unused_for: Option<u32> = "store.unused_for", "AGE", Default::Unset("none", "180d"),
+        |text| parse::age(text).map(Some);
+
+    /// Modules that the limits of the store do not remove, as patterns in the syntax of GOPRIVATE
+    store_keep: Option<Vec<String>> = "store.keep", "PATTERNS", Default::Unset("none", "example.org/*"),
+        |text| parse::patterns(text).map(Some);
 
     /// Bucket that several servers share: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
     /// The store of this machine is a cache in front of the bucket. Credentials come from the environment, as for the tools of the service.

@@ -24,6 +24,7 @@ mod credentials;
 mod error;
 mod file;
 pub mod keys;
+mod listen;
 mod options;
 mod origin;
 pub(crate) mod parse;
@@ -50,6 +51,7 @@ use self::keys::{Default, Key};
 pub use self::bucket::BucketSettings;
 pub use self::error::ConfigError;
 pub use self::keys::ServeConfig;
+pub use self::listen::ListenAddress;
 pub use self::options::Options;
 pub use self::origin::Origin;
 pub use self::peers::PeerTable;
@@ -93,6 +95,11 @@ impl<'a> Settings<'a> {
     /// Begins with the value of `--config`.
     pub fn new(world: &'a World, named: Option<PathBuf>) -> Self {
         Self { world, named, file: OnceCell::new() }
+    }
+
+    /// Begins again, so that the config file is read again.
+    pub fn again(&self) -> Self {
+        Self::new(self.world, self.named.clone())
     }
 
     /// Returns the environment.
@@ -197,6 +204,7 @@ impl<'a> Settings<'a> {
         let has_target = set("redirect_url").is_some();
         let own_name = set("peers.name").map(|(text, _)| text.trim().to_owned());
         faults.extend(Self::faults_of_peers(file, own_name.as_deref()));
+        faults.extend(self.limits_beside_bucket(options).unwrap_or_default());
         faults.extend(self.redirects_without_target(file, (mode, &origin), has_target));
         faults.sort_by_key(|fault| fault.line().unwrap_or(usize::MAX));
         faults

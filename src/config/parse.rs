@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use stoa_bucket::{BucketUrl, BucketUrlError};
 use stoa_gomod::private::Patterns;
 
+use crate::eviction::Free;
 use crate::sumdb::Gosumdb;
 use crate::sync::is_deployment_name;
 
@@ -52,6 +53,17 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
         Some(mode) if mode & 0o002 != 0 => Err("others must not write to the store".to_owned()),
         Some(mode) => Ok(mode),
         None => Err("expected a mode in octal such as 0700, 0750 or 2770".to_owned()),
+    }
+}
+
+/// Reads the mode of a unix socket, in octal.
+pub(super) fn socket_mode(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 && digits.len() >= 3 => Ok(mode),
+        _ => Err("expected a mode in octal such as 0660 or 0666, with which the owner may read and write"
+            .to_owned()),
     }
 }
 
@@ -106,6 +118,29 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads a size, or a percentage of a disk: `50G` or `10%`.
+pub(super) fn free(text: &str) -> Result<Free, String> {
+    let expected = || format!("{text:?} is neither a size, as in 50G, nor a percentage from 1% to 99%");
+    match text.trim().strip_suffix('%') {
+        Some(number) => {
+            let percent = number.trim_end().parse().ok().filter(|percent| (1..=99).contains(percent));
+            percent.map(Free::Percent).ok_or_else(expected)
+        }
+        None => size(text).map(Free::Bytes).map_err(|_| expected()),
+    }
+}
+
+/// Reads an age in days: `180d` or `12w`.
+pub(super) fn age(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let units = [('d', 1), ('w', 7)];
+    let found = units.into_iter().find_map(|(unit, days)| Some((text.strip_suffix(unit)?, days)));
+    let days = found.and_then(|(number, days)| number.parse::<u32>().ok()?.checked_mul(days));
+    // A hundred years.
+    let days = days.filter(|days| (1..=36_500).contains(days));
+    days.ok_or_else(|| "expected an age of at least one day, such as 180d or 12w".to_owned())
+}
+
 /// Reads a number of bytes per second, in the syntax of sizes.
 pub(super) fn rate(text: &str) -> Result<u64, String> {
     super::size::parse(text).map(|size| size.bytes)
@@ -138,6 +173,24 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
         return Err("Stoa does not expand ~; write the whole path".to_owned());
     }
     Ok(text.into())
+}
+
+/// Reads an absolute path.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = path(text.trim())?;
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err("expected an absolute path".to_owned()),
+    }
+}
+
+/// Reads a list of hosts without ports.
+pub(super) fn hosts(text: &str) -> Result<Vec<String>, String> {
+    let host = |name: String| match host_and_port(&name)? {
+        Some((host, None)) if !host.is_empty() => Ok(host.to_ascii_lowercase()),
+        _ => Err(format!("{name:?} is not a name without a port, as in goproxy.corp.example")),
+    };
+    list(text)?.into_iter().map(host).collect()
 }
 
 /// Reads an address to listen on. Without a host it stands for all addresses.
@@ -356,6 +409,19 @@ mod tests {
         }
         assert_eq!(size("2GiB"), Ok(2 << 30));
         assert!(size("0").is_err() && size("2X").is_err());
+    }
+
+    #[test]
+    fn free_space_and_ages_have_a_form() {
+        assert_eq!(free("50G"), Ok(Free::Bytes(50 << 30)));
+        assert_eq!(free(" 10% "), Ok(Free::Percent(10)));
+        for text in ["", "%", "0%", "100%", "-1%", "1.5%", "0", "ten"] {
+            assert!(free(text).unwrap_err().contains("percentage"), "{text}");
+        }
+        assert_eq!((age("180d"), age("12w")), (Ok(180), Ok(84)));
+        for text in ["", "0d", "180", "1h", "d", "-1d", "2026-01-31", "99999999w"] {
+            assert!(age(text).unwrap_err().contains("180d"), "{text}");
+        }
     }
 
     #[test]

@@ -17,9 +17,10 @@ use stoa_gomod::ModuleVersion;
 use stoa_store::ZipFile;
 use tokio::task::JoinHandle;
 
-use super::buffers::{Buffer, Buffers, CHUNK};
+use super::buffers::{Buffer, Buffers, OpenZip};
 use crate::bucket::ZipStream;
 use crate::fill::Transfer;
+use crate::sending::SendingGuard;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -39,17 +40,17 @@ pub(crate) enum Body {
 impl Body {
     /// Returns a range of a stored zip.
     pub(super) fn zip(
-        version: &ModuleVersion,
+        sending: SendingGuard,
         file: ZipFile,
         range: std::ops::Range<u64>,
         buffers: &Arc<Buffers>,
     ) -> Self {
         Self::Zip(ZipBody {
-            version: version.clone(),
+            sending,
             file: Arc::new(file),
             at: range.start,
             end: range.end,
-            buffers: Arc::clone(buffers),
+            buffers: buffers.open(),
             reading: None,
         })
     }
@@ -57,7 +58,12 @@ impl Body {
     /// Returns a zip that is being downloaded.
     pub(super) fn transfer(transfer: Transfer, buffers: &Arc<Buffers>) -> Self {
         let left = transfer.length();
-        Self::Transfer(TransferBody { state: State::Idle(transfer), left, buffers: Arc::clone(buffers) })
+        Self::Transfer(TransferBody { state: State::Idle(transfer), left, buffers: buffers.open() })
+    }
+
+    /// Returns whether the body sends a zip.
+    pub(crate) fn is_zip(&self) -> bool {
+        matches!(self, Self::Zip(_) | Self::Transfer(_) | Self::Bucket(_))
     }
 
     /// Returns `length` bytes of a zip in the bucket. Without a stream, only the length is known.
@@ -114,11 +120,11 @@ impl hyper::body::Body for Body {
 /// A stored zip, or a range of it.
 #[derive(Debug)]
 pub(crate) struct ZipBody {
-    version: ModuleVersion,
+    sending: SendingGuard,
     file: Arc<ZipFile>,
     at: u64,
     end: u64,
-    buffers: Arc<Buffers>,
+    buffers: OpenZip,
     reading: Option<JoinHandle<(Buffer, io::Result<usize>)>>,
 }
 
@@ -138,7 +144,8 @@ impl ZipBody {
             }
             None => {
                 let mut buffer = self.buffers.take();
-                let wanted = usize::try_from(self.end - self.at).map_or(CHUNK, |left| left.min(CHUNK));
+                let size = buffer.as_mut().len();
+                let wanted = usize::try_from(self.end - self.at).map_or(size, |left| left.min(size));
                 match self.file.read_now(self.at, &mut buffer.as_mut()[..wanted]) {
                     Some(read) => (buffer, Ok(read)),
                     None => {
@@ -163,7 +170,7 @@ impl ZipBody {
     }
 
     fn failed(&self, reason: &dyn std::fmt::Display) -> io::Error {
-        let version = &self.version;
+        let version = self.sending.version();
         log::error!(version:% = version, offset = self.at, reason:% = reason; "cannot read a stored file: aborting its transfer");
         io::Error::other(format!("cannot read a file of {version}: {reason}"))
     }
@@ -220,7 +227,7 @@ pub(crate) struct TransferBody {
     state: State,
     /// The number of bytes still to send, if known.
     left: Option<u64>,
-    buffers: Arc<Buffers>,
+    buffers: OpenZip,
 }
 
 type Next = Pin<Box<dyn Future<Output = (Transfer, io::Result<(Buffer, usize)>)> + Send>>;
@@ -247,7 +254,7 @@ impl TransferBody {
             State::Ended => return Poll::Ready(None),
             State::Waiting(next) => next,
             State::Idle(mut transfer) => {
-                let buffers = Arc::clone(&self.buffers);
+                let buffers = self.buffers.pool();
                 Box::pin(async move {
                     let read = match transfer.ready().await {
                         Ok(()) => transfer.next(buffers.take()).await,

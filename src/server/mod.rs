@@ -4,34 +4,64 @@
 //! request, or does not read the answer, is disconnected. On shutdown the listener closes first. Requests in progress
 //! and their fills get [`ServeOptions::grace`] to end. The rest is aborted, and an aborted fill leaves nothing behind.
 
+//!
+//! | module | content |
+//! | --- | --- |
+//! | `listeners` | TCP and unix sockets |
+//! | `accept` | the loop that accepts connections |
+//! | `connection` | TLS, the version of HTTP, and the end of a connection |
+//! | `tls` | the certificate |
+//! | `limits`, `table`, `seat` | who gets a place, and who loses one |
+//! | `stall_timeout` | clients that neither send nor read |
+//! | `respond` | the steps of a request |
+//! | `origin` | the client behind a reverse proxy |
+//! | `hosts` | the names of the server |
+//! | `refusal` | requests that the proxy does not get |
+//! | `handle` | a new configuration for a running server |
+//! | `watched` | the end of a request |
+
+mod accept;
+mod connection;
+mod handle;
+mod hosts;
+mod limits;
+mod listeners;
+mod origin;
+mod refusal;
 mod respond;
+mod seat;
 mod stall_timeout;
+mod table;
+mod tls;
 mod watched;
 
-use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use ipnet::IpNet;
 use stoa_store::Store;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
+use self::connection::Serving;
+use self::hosts::Hosts;
 use self::respond::Shared;
-use self::stall_timeout::StallTimeout;
+use self::table::Table;
+use crate::eviction::{Eviction, EvictionOptions};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
-use crate::request::{Caller, Entrance, RequestInfo};
+use crate::request::Entrance;
 use crate::services::{ServiceOptions, Services};
 use crate::sync::{Replication, ReplicationOptions};
 use crate::upkeep::Upkeep;
 use crate::upstream::UpstreamConfigError;
+
+pub use self::handle::Handle;
+pub use self::limits::Limits;
+pub use self::listeners::{Listeners, SocketFile};
+pub use self::tls::{Certificate, CertificateCell, TlsError};
 
 /// The options of a server.
 #[derive(Debug, Clone)]
@@ -42,8 +72,8 @@ pub struct ServeOptions {
     pub base_path: String,
     /// The settings for downloads, lists, queries and checksum databases.
     pub services: ServiceOptions,
-    /// Maximum number of open connections. Further clients wait to be accepted.
-    pub max_connections: usize,
+    /// The limits for clients.
+    pub limits: Limits,
     /// Time limit for the head of a request to arrive, and for an idle connection.
     pub head_timeout: Duration,
     /// Time limit for a client to read something of its answer.
@@ -59,6 +89,16 @@ pub struct ServeOptions {
     pub degraded: Option<String>,
     /// The peers of this deployment, if it has any.
     pub replication: Option<ReplicationOptions>,
+    /// The limits of the store, if it has any.
+    pub eviction: Option<EvictionOptions>,
+    /// The certificate, if TCP sockets for clients have TLS.
+    pub certificate: Option<Arc<CertificateCell>>,
+    /// A hold of the server, for a new configuration.
+    pub handle: Handle,
+    /// The names of the server, in lower case. Empty: all names.
+    pub hosts: Vec<String>,
+    /// The addresses of reverse proxies whose headers about their clients are believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for ServeOptions {
@@ -67,7 +107,7 @@ impl Default for ServeOptions {
             sumdbs: Vec::new(),
             base_path: "/".to_owned(),
             services: ServiceOptions::default(),
-            max_connections: 4096,
+            limits: Limits::of(4096),
             head_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(120),
             grace: Duration::from_secs(30),
@@ -75,6 +115,11 @@ impl Default for ServeOptions {
             last_use_interval: Duration::from_secs(300),
             degraded: None,
             replication: None,
+            eviction: None,
+            certificate: None,
+            handle: Handle::default(),
+            hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -90,18 +135,19 @@ pub enum ServeError {
     /// A peer cannot be asked.
     #[error("cannot prepare requests to peers: {0}")]
     Peers(UpstreamConfigError),
+    /// The settings of TLS are not possible.
+    #[error("cannot prepare TLS: {0}")]
+    Tls(rustls::Error),
 }
 
-/// Maximum size of a request's head, and about the size of a write to the connection.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-
-const MAX_HEADERS: usize = 100;
+/// Maximum number of connections to the listeners for operators.
+const MAX_ADMIN_CONNECTIONS: usize = 64;
 
 /// Serves until `shutdown` is ready, and then shuts down.
 ///
 /// The name of this proxy in `Via` is that of the policy's upstream.
 pub async fn run(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     store: Arc<Store>,
     policy: impl Into<Policy>,
     options: ServeOptions,
@@ -113,10 +159,12 @@ pub async fn run(
     let upkeep = Upkeep::start(&store, has_bucket, options.index_interval, options.last_use_interval);
     let upkeep = Arc::new(upkeep);
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
+    options.handle.started(&services);
     let replication =
         options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
     let replication = replication.transpose().map_err(ServeError::Peers)?;
     services.sumdb.start_rechecks();
+    let eviction = Eviction::start(&services, options.eviction.clone());
     let mut watching = Watching::start(&services, !options.index_interval.is_zero());
     watching.0.extend(
         replication.iter().flat_map(|replication| replication.start(options.index_interval.is_zero())),
@@ -128,43 +176,61 @@ pub async fn run(
         degraded: options.degraded.clone(),
     };
     let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), replication.clone(), proxy_options);
-    let server = Server {
-        shared: Arc::new(Shared { proxy, observer: Arc::default() }),
-        builder: builder(&options),
-        stall: options.stall_timeout,
+    let listeners = listeners.into();
+    let shared = Arc::new(Shared {
+        proxy,
+        observer: Arc::default(),
+        hosts: Hosts::new(options.hosts.clone()),
+        trusted_proxies: options.trusted_proxies.clone(),
+        base_path: options.base_path.trim_end_matches('/').to_owned(),
+        has_admin: listeners.has_admin(),
+    });
+    let (stop, stopping) = watch::channel(false);
+    let (mut accepting, mut watching_clients) = start(listeners, &shared, &options, &stopping)?;
+    let accepted = tokio::select! {
+        () = shutdown => Ok(()),
+        // Before the shutdown, a loop ends only with an error.
+        Some(ended) = accepting.join_next() => ended.unwrap_or_else(|error| Err(ServeError::Accept(error.into()))).map(drop),
     };
-    let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
-    let accepted = accept(listener, &server, &options, &graceful, &mut connections, shutdown).await;
-
-    while connections.try_join_next().is_some() {}
+    stop.send_replace(true);
+    let mut connections = Vec::new();
+    while let Some(ended) = accepting.join_next().await {
+        connections.extend(ended.ok().and_then(Result::ok));
+    }
     log::info!(
-        connections = connections.len(),
-        requests = server.shared.observer.in_progress(),
+        connections = connections.iter().map(JoinSet::len).sum::<usize>(),
+        requests = shared.observer.in_progress(),
         fills = services.flights.count(),
         grace:? = options.grace;
         "waiting for requests in progress"
     );
     services.close();
     upkeep.close();
+    eviction.close();
     if let Some(replication) = &replication {
         replication.close();
     }
     drop(watching);
     let ended = tokio::time::timeout(options.grace, async {
-        graceful.shutdown().await;
+        for connections in &mut connections {
+            while connections.join_next().await.is_some() {}
+        }
         services.closed().await;
     });
     let mut aborted_requests = 0;
     if ended.await.is_err() {
-        aborted_requests = server.shared.observer.in_progress();
+        aborted_requests = shared.observer.in_progress();
         log::warn!(
             requests = aborted_requests, fills = services.flights.count(), grace:? = options.grace;
             "aborting requests and downloads that did not end within the grace period"
         );
     }
-    connections.shutdown().await;
+    for connections in &mut connections {
+        connections.shutdown().await;
+    }
+    watching_clients.shutdown().await;
     services.end().await;
+    eviction.end().await;
     // It writes the last uses, which the bucket gets then.
     upkeep.end().await;
     if let Some(tier) = &services.tier {
@@ -217,112 +283,36 @@ fn log_counts(services: &Services, aborted_requests: usize) {
     );
 }
 
-/// Accepts connections until `shutdown` is ready, and closes the listener.
-async fn accept(
-    listener: TcpListener,
-    server: &Server,
+/// The loops that accept connections. They return the connections that are still open.
+type Accepting = JoinSet<Result<JoinSet<()>, ServeError>>;
+
+/// Starts to accept connections, and to watch them.
+fn start(
+    listeners: Listeners,
+    shared: &Arc<Shared>,
     options: &ServeOptions,
-    graceful: &GracefulShutdown,
-    connections: &mut JoinSet<()>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    let places = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-    tokio::pin!(shutdown);
-    loop {
-        let next = async {
-            // Clients without a place wait in the kernel's queue. The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+    stopping: &watch::Receiver<bool>,
+) -> Result<(Accepting, JoinSet<()>), ServeError> {
+    let public = Table::new(options.limits.clone());
+    let admin = Table::new(Limits::of(MAX_ADMIN_CONNECTIONS));
+    let tls =
+        options.certificate.as_ref().map(CertificateCell::settings).transpose().map_err(ServeError::Tls)?;
+    let mut accepting = JoinSet::new();
+    for listener in listeners.0 {
+        let has_tls = listener.is_tcp() && listener.entrance == Entrance::Public;
+        let serving = Serving {
+            shared: Arc::clone(shared),
+            entrance: listener.entrance,
+            table: Arc::clone(if listener.entrance == Entrance::Admin { &admin } else { &public }),
+            tls: tls.clone().filter(|_| has_tls).map(TlsAcceptor::from),
+            head_timeout: options.head_timeout,
+            stall_timeout: options.stall_timeout,
+            stopping: stopping.clone(),
         };
-        tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    log::error!(reason:% = error; "a connection ended with an internal error");
-                }
-            }
-            (place, accepted) = next => match accepted {
-                Ok((stream, peer)) => {
-                    let connection = server.serve(stream, peer, graceful.watcher());
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(place);
-                    });
-                }
-                Err(error) if is_of_one_connection(&error) => log::debug!(reason:% = error; "a client gave up before its connection was accepted"),
-                Err(error) if is_fatal(&error) => return Err(ServeError::Accept(error)),
-                Err(error) => {
-                    // Out of files or memory, until some connection ends.
-                    log::warn!(
-                        reason:% = error, help = "raise the limit of open files (ulimit -n, LimitNOFILE)";
-                        "cannot accept a connection"
-                    );
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-        }
+        accepting.spawn(accept::accept(listener, serving));
     }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-fn is_fatal(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP)
-    )
-}
-
-fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.head_timeout)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(256)
-        .max_header_list_size(MAX_HEAD_BYTES as u32)
-        .keep_alive_interval(options.head_timeout)
-        .keep_alive_timeout(options.head_timeout);
-    builder
-}
-
-struct Server {
-    shared: Arc<Shared>,
-    builder: auto::Builder<TokioExecutor>,
-    stall: Duration,
-}
-
-impl Server {
-    fn serve(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        watcher: hyper_util::server::graceful::Watcher,
-    ) -> impl Future<Output = ()> + use<> {
-        if let Err(error) = stream.set_nodelay(true) {
-            log::debug!(client:% = peer, reason:% = error; "cannot set TCP_NODELAY");
-        }
-        let shared = Arc::clone(&self.shared);
-        let service = service_fn(move |request| {
-            let info = RequestInfo::new(Caller::anonymous(Some(peer.ip())), Entrance::Public);
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(shared.respond(request, info).await) }
-        });
-        let io = TokioIo::new(StallTimeout::new(stream, self.stall));
-        let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
-        async move {
-            if let Err(error) = connection.await {
-                log::debug!(client:% = peer, reason:% = error; "a connection ended with an error");
-            }
-        }
-    }
+    let mut watching = JoinSet::new();
+    watching.spawn(public.watch(options.stall_timeout));
+    watching.spawn(admin.watch(options.stall_timeout));
+    Ok((accepting, watching))
 }

@@ -11,6 +11,7 @@
 mod access;
 mod answers;
 mod as_go;
+mod attacks;
 mod audit;
 mod backup;
 mod bucket_carry;
@@ -40,6 +41,7 @@ mod crowds;
 mod direct;
 mod disk_errors;
 mod egress;
+mod eviction;
 mod fetch;
 mod flights;
 mod forward_proxy;
@@ -55,6 +57,7 @@ mod import_config;
 mod index;
 mod install;
 mod leftovers;
+mod listeners;
 mod migrate;
 mod old_stores;
 mod overlay;
@@ -65,8 +68,10 @@ mod peers;
 mod policy;
 mod progress;
 mod publication;
+mod reload;
 mod removal;
 mod resolving;
+mod reverse_proxy;
 mod server_log;
 mod staging;
 mod symlinks;
@@ -74,6 +79,7 @@ mod texts;
 mod threads;
 mod tidy;
 mod times;
+mod tls_client;
 mod verify;
 
 fn main() {
@@ -81,6 +87,7 @@ fn main() {
         ("access", access::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
+        ("attacks", attacks::cases()),
         ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("bucket_carry", bucket_carry::cases()),
@@ -109,6 +116,7 @@ fn main() {
         ("direct", direct::cases()),
         ("disk_errors", disk_errors::cases()),
         ("egress", egress::cases()),
+        ("eviction", eviction::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
@@ -123,6 +131,7 @@ fn main() {
         ("index", index::cases()),
         ("install", install::cases()),
         ("leftovers", leftovers::cases()),
+        ("listeners", listeners::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
         ("overlay", overlay::cases()),
@@ -133,8 +142,10 @@ fn main() {
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("publication", publication::cases()),
+        ("reload", reload::cases()),
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
+        ("reverse_proxy", reverse_proxy::cases()),
         ("server_log", server_log::cases()),
         ("staging", staging::cases()),
         ("symlinks", symlinks::cases()),

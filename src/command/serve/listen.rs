@@ -4,7 +4,6 @@
 //! exit code that names it.
 
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +12,20 @@ use stoa_layout::{Exit, Gate, Pass};
 
 use stoa_store::Store;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
+use tokio::time::Interval;
 
+use super::bind::Sockets;
+use super::hangup::Hangup;
+use super::reload::Reload;
+use super::signals::{Event, Signals, name};
 use super::startup::{self, Startup};
 use crate::bucket::Tier;
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
-use crate::config::{ServeConfig, Settings};
+use crate::config::{Options, ServeConfig, Settings};
 use crate::policy::Policy;
-use crate::server::{self, ServeOptions};
+use crate::server::{self, Certificate, CertificateCell, Limits, ServeOptions};
 use crate::sources::Sources;
 use crate::sumdb::Gosumdb;
 use crate::tasks;
@@ -31,8 +35,8 @@ pub(crate) fn run(
     gate: &Gate<'_>,
     pass: Pass,
     config: ServeConfig,
-    settings: &Settings<'_>,
-    sources: &Sources<'_>,
+    (settings, options, sources): (&Settings<'_>, &Options, &Sources<'_>),
+    hangup: Hangup,
     open_bucket: impl FnOnce(&Store, &ServeConfig, &Runtime) -> Result<Option<Arc<Tier>>, CommandError>,
 ) -> Result<Exit, CommandError> {
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
@@ -41,16 +45,21 @@ pub(crate) fn run(
     let store = open_store(held, mode, settings, "serve")?
         .patient_for(config.claim_timeout)
         .named(config.peers_name.clone());
-    let listener = bind(&config.listen)?;
+    let certificate = certificate(&config)?;
+    let sockets = Sockets::bind(&config)?;
     store.fill_reserve();
-    let address = listener.local_addr().map_err(cannot_start)?;
+    let address = sockets.first_address();
     let runtime = tasks::runtime().map_err(CommandError::no_threads)?;
-    let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
+    let policy = sources.policy(&config, store.is_read_only(), address)?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
     let mut services = sources.services(&config, &policy, is_asked)?;
+    let eviction = config.eviction(sources.private_patterns(&config));
+    if config.store_unused_for.is_some() && config.last_use_interval.is_zero() {
+        log::warn!("store.unused_for removes nothing, because last_use.interval is 0");
+    }
     services.tier = open_bucket(&store, &config, &runtime)?;
-    let max_connections = within_limit(config.max_connections, raise_limit_of_files());
+    let limits = limits(&config, raise_limit_of_files());
     let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
     let (layout, config_file) = (gate.current, settings.config_file());
     let database = services.sumdb.database.as_ref().map(Gosumdb::name);
@@ -74,20 +83,36 @@ pub(crate) fn run(
     }
     // Logs it if it is so.
     store.is_full();
+    let certificate = certificate.map(CertificateCell::new);
+    let origin = (settings, options, sources);
+    let is_read_only = store.is_read_only();
+    let mut reload = Reload::new(origin, config.clone(), is_read_only, address, certificate.clone());
     let replication = sources.replication(&config, settings.peers(&config)?);
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
         services,
-        max_connections,
+        limits,
         grace: config.grace,
         index_interval: config.index_interval,
         last_use_interval: config.last_use_interval,
         degraded,
         replication,
+        certificate,
+        handle: reload.handle.clone(),
+        eviction,
+        hosts: config.hosts,
+        trusted_proxies: config.trusted_proxies,
         ..ServeOptions::default()
     };
-    let served = runtime.block_on(serve_until_stopped(listener, store, policy, options, &after_migration));
+    let served = runtime.block_on(serve_until_stopped(
+        sockets,
+        store,
+        policy,
+        options,
+        (&after_migration, hangup),
+        &mut reload,
+    ));
     log::logger().flush();
     match served {
         Ok(Some(signal)) => {
@@ -143,80 +168,82 @@ fn within_limit(wanted: usize, files: Option<u64>) -> usize {
     wanted.min(possible)
 }
 
+/// Returns the limits for clients. With few open files, there are fewer places for connections, and as many for zips.
+fn limits(config: &ServeConfig, files: Option<u64>) -> Limits {
+    let connections = within_limit(config.max_connections, files);
+    let open_zips = match connections < config.max_connections {
+        true => config.limits_open_zips.min(connections),
+        false => config.limits_open_zips,
+    };
+    Limits {
+        connections_per_address: config.limits_connections_per_address.unwrap_or((connections / 2).max(1)),
+        requests_per_address: config.limits_requests_per_address,
+        open_zips,
+        open_zips_per_connection: config.limits_open_zips_per_connection,
+        min_send_rate: config.limits_min_send_rate,
+        ..Limits::of(connections)
+    }
+}
+
+/// Reads the certificate of a configuration, if it has one.
+pub(super) fn certificate(config: &ServeConfig) -> Result<Option<Certificate>, CommandError> {
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    let read = Certificate::read(cert, key).map_err(|error| CommandError::new(Exit::USAGE, error));
+    read.map(Some)
+}
+
 /// Checks that the server could start, before the store is changed for it.
 pub(crate) fn check(config: &ServeConfig, sources: &Sources<'_>) -> Result<(), CommandError> {
     sources.check(config)?;
-    bind(&config.listen).map(drop)
-}
-
-fn bind(address: &str) -> Result<TcpListener, CommandError> {
-    // Without a host: all addresses. A socket of IPv6 accepts IPv4 too, but a machine may have no IPv6.
-    let bound = match address.strip_prefix(':') {
-        Some(port) => TcpListener::bind(format!("[::]:{port}")).or_else(|error| match error.kind() {
-            io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
-            _ => TcpListener::bind(format!("0.0.0.0:{port}")),
-        }),
-        None => TcpListener::bind(address),
-    };
-    let bound = bound.and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    bound.map_err(|error| {
-        use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
-        let (exit, reason, help) = match error.kind() {
-            AddrInUse => (
-                Exit::CANT_CREATE,
-                "another program listens there".to_owned(),
-                "stop that program (it may be another stoa serve), or choose another port with --listen",
-            ),
-            AddrNotAvailable => (
-                Exit::CANT_CREATE,
-                "this machine does not have that address".to_owned(),
-                "choose an address of this machine with --listen, or :PORT for all addresses",
-            ),
-            PermissionDenied => (
-                Exit::PERMISSION,
-                error.to_string(),
-                "choose a port of at least 1024 with --listen, or permit this program to use lower ports",
-            ),
-            _ => (
-                Exit::USAGE,
-                error.to_string(),
-                "set an address and a port with --listen, for example 127.0.0.1:3000",
-            ),
-        };
-        CommandError::new(exit, format!("cannot listen on {address}: {reason}")).help(help)
-    })
+    Sockets::check(config)?;
+    certificate(config).map(drop)
 }
 
 /// Serves until the first signal, and then until all requests in progress have ended. Returns the second signal if that
 /// came before.
 async fn serve_until_stopped(
-    listener: TcpListener,
+    sockets: Sockets,
     store: Store,
     policy: Policy,
     options: ServeOptions,
-    after_migration: &SignalsAfter,
+    (after_migration, hangup): (&SignalsAfter, Hangup),
+    reload: &mut Reload<'_>,
 ) -> Result<Option<SignalKind>, CommandError> {
-    let mut signals = Signals::new().map_err(cannot_start)?;
+    let mut signals = Signals::new(hangup).map_err(cannot_start)?;
     after_migration.handled_by_program();
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot_start)?;
-    let address = listener.local_addr().map_err(cannot_start)?;
-    // The server goes on if nobody reads its standard output.
-    let _ = writeln!(io::stdout().lock(), "listening on http://{address}");
+    let lines = sockets.lines();
+    let listeners = sockets.into_listeners().map_err(cannot_start)?;
+    for line in lines {
+        // The server goes on if nobody reads its standard output.
+        let _ = writeln!(io::stdout().lock(), "{line}");
+    }
     let (stop, stopping) = tokio::sync::oneshot::channel();
-    let served = server::run(listener, Arc::new(store), policy, options, async {
+    let served = server::run(listeners, Arc::new(store), policy, options, async {
         // An error means that the sender is gone, which is the end as well.
         let _ = stopping.await;
     });
     let signalled = async {
-        let first = signals.next().await;
+        let mut looks = looks_at_certificate();
+        let first = loop {
+            let event = tokio::select! {
+                event = signals.next() => event,
+                _ = looks.tick() => {
+                    reload.renew_certificate();
+                    continue;
+                }
+            };
+            match event {
+                Event::Stop(signal) => break signal,
+                Event::Reload => reload.run(),
+            }
+        };
         log::info!(signal = name(first); "stopping: a second signal stops at once");
         let _ = stop.send(());
-        signals.next().await
+        signals.next_stop().await
     };
     tokio::select! {
+        // The server starts before the first reload.
+        biased;
         served = served => {
             served.map_err(|error| CommandError::new(Exit::IO, error))?;
             log::info!("stopped");
@@ -230,28 +257,10 @@ async fn serve_until_stopped(
     }
 }
 
-/// The signals that stop a server.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
-        Ok(Self { interrupt: signal(interrupt)?, terminate: signal(terminate)? })
-    }
-
-    async fn next(&mut self) -> SignalKind {
-        tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-            _ = self.terminate.recv() => SignalKind::terminate(),
-        }
-    }
-}
-
-fn name(signal: SignalKind) -> &'static str {
-    if signal == SignalKind::interrupt() { "SIGINT" } else { "SIGTERM" }
+/// Returns the times at which the files of the certificate are looked at.
+fn looks_at_certificate() -> Interval {
+    const EVERY: Duration = Duration::from_secs(60);
+    tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY)
 }
 
 /// Logs once a minute how often warnings were repeated.
