@@ -58,7 +58,19 @@ impl<'a> Reload<'a> {
     ) -> Self {
         let (values, files) = (values(settings, options), stamps(&config));
         let handle = Handle::default();
-        Self { settings, options, sources, is_read_only, address, handle, certificate, access, config, values, files }
+        Self {
+            settings,
+            options,
+            sources,
+            is_read_only,
+            address,
+            handle,
+            certificate,
+            access,
+            config,
+            values,
+            files,
+        }
     }
 
     /// Reads the configuration again and applies it, or keeps the earlier one.
