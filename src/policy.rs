@@ -118,6 +118,8 @@ pub struct Rule {
     /// Whether the names of these modules are kept from checksum databases. This also applies to a client
     /// that asks a database through this proxy.
     pub is_private: bool,
+    /// The reason for which versions are denied. Clients see it.
+    pub reason: Option<Arc<str>>,
 }
 
 impl Rule {
@@ -131,6 +133,7 @@ impl Rule {
             deny: Vec::new(),
             checksum: ChecksumPolicy::default(),
             is_private: false,
+            reason: None,
         }
     }
 
@@ -144,6 +147,11 @@ impl Rule {
     pub fn admits(&self, version: &Version) -> bool {
         let within = |ranges: &[VersionRange]| ranges.iter().any(|range| range.contains(version));
         (self.allow.is_empty() || within(&self.allow)) && !within(&self.deny)
+    }
+
+    /// Returns the error for a version or a module that the rule denies.
+    pub(crate) fn denied(&self, what: impl fmt::Display) -> Unavailable {
+        Unavailable::Denied { what: what.to_string(), reason: self.reason.clone() }
     }
 
     /// Returns whether every version is allowed.
@@ -232,7 +240,7 @@ impl Policy {
         let rule = self.rule(version.path());
         match rule.admits(version.version()) {
             true => Ok(Permit { version, rule }),
-            false => Err(Unavailable::Denied(version.to_string())),
+            false => Err(rule.denied(version)),
         }
     }
 
@@ -240,7 +248,7 @@ impl Policy {
     pub fn permit_module<'a>(&'a self, module: &'a ModulePath) -> Result<ModulePermit<'a>, Unavailable> {
         let rule = self.rule(module);
         match rule.deny.iter().any(VersionRange::is_any) {
-            true => Err(Unavailable::Denied(module.to_string())),
+            true => Err(rule.denied(module)),
             false => Ok(ModulePermit { module, rule }),
         }
     }

@@ -121,6 +121,7 @@ impl<'a> Sources<'a> {
                 deny: table.deny.clone(),
                 checksum: table.checksum.unwrap_or(config.checksum),
                 // A setting for all modules does not mark any of them as private.
+                reason: table.reason.as_deref().map(Arc::from),
                 is_private: table.checksum == Some(ChecksumPolicy::Off) || table.mode == Some(Mode::None),
             };
             Ok((table.pattern.clone(), rule))

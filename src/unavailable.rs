@@ -46,8 +46,13 @@ pub enum Unavailable {
     #[error("{0} is not in the store, and the configuration forbids downloading it")]
     NotFetched(String),
     /// The configuration denies it.
-    #[error("{0} is denied by the configuration of this proxy")]
-    Denied(String),
+    #[error("{what} is denied by the configuration of this proxy{}", after_colon(reason.as_deref()))]
+    Denied {
+        /// The version, or the module.
+        what: String,
+        /// The reason in the rule.
+        reason: Option<Arc<str>>,
+    },
     /// An upstream refused the request.
     #[error("{0}")]
     Refused(Reason),
@@ -124,6 +129,11 @@ impl From<StoreError> for Unavailable {
         }
         Self::Store(Arc::new(error))
     }
+}
+
+/// Returns the end of a text, if there is one.
+fn after_colon(end: Option<&str>) -> String {
+    end.map_or_else(String::new, |end| format!(": {end}"))
 }
 
 impl Unavailable {

@@ -33,7 +33,7 @@ impl Answers {
         error: Unavailable,
         via: &Via,
     ) -> Result<Bytes, Unavailable> {
-        if matches!(error, Unavailable::Denied(_) | Unavailable::Gone(_))
+        if matches!(error, Unavailable::Denied { .. } | Unavailable::Gone(_))
             && let Some(body) = self.listed(permit, asked, via).await
         {
             return Ok(body);
@@ -126,7 +126,7 @@ impl Answers {
     async fn if_visible(&self, asked: &Asked, body: Bytes) -> Result<Bytes, Unavailable> {
         match info::parse(&body) {
             Ok(info) => self.check_visible(asked, &info.version).await.map(|()| body),
-            Err(_) => Err(Unavailable::Denied(asked.to_string())),
+            Err(_) => Err(asked.rule.denied(asked)),
         }
     }
 

@@ -126,7 +126,7 @@ impl Answers {
     /// Returns an error if a version may not be named to a client.
     pub(super) async fn check_visible(&self, asked: &Asked, version: &Version) -> Result<(), Unavailable> {
         if !asked.rule.admits(version) {
-            return Err(Unavailable::Denied(asked.to_string()));
+            return Err(asked.rule.denied(asked));
         }
         let version = ModuleVersion::new(asked.module().clone(), version.clone())
             .map_err(|error| Unavailable::Upstream(format!("{asked}: {error}").into()))?;

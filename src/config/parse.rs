@@ -164,6 +164,16 @@ pub(crate) fn some_patterns(text: &str) -> Result<Patterns, String> {
     }
 }
 
+/// Reads a text that clients see at the end of an error message.
+pub(super) fn reason(text: &str) -> Result<String, String> {
+    const MAX_BYTES: usize = 500;
+    let text = text.trim();
+    match !text.is_empty() && text.len() <= MAX_BYTES && !text.chars().any(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected one line of 1 to {MAX_BYTES} bytes")),
+    }
+}
+
 /// Reads a path.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {

@@ -213,7 +213,7 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         }
         // A tombstone can be lifted.
         Unavailable::Gone(_) => (StatusCode::GONE, MINUTE),
-        Unavailable::Denied(_) | Unavailable::Private(_) | Unavailable::Refused(_) => {
+        Unavailable::Denied { .. } | Unavailable::Private(_) | Unavailable::Refused(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
@@ -247,7 +247,7 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Store(error) if error.is_over_size_limit() => "file size limit",
         Unavailable::Store(error) if error.is_out_of_space() => "disk full",
         Unavailable::Store(_) | Unavailable::Broken(_) => "internal error",
-        Unavailable::Denied(_) | Unavailable::Private(_) => "refused",
+        Unavailable::Denied { .. } | Unavailable::Private(_) => "refused",
         Unavailable::Refused(_) => "refused by the upstream",
         Unavailable::Timeout(_) => "upstream timeout",
         Unavailable::Upstream(_) => "upstream failure",
@@ -290,7 +290,9 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         Unavailable::Unverified(_) => {
             "if the module is not public, ask the operator of this proxy for a rule with checksum = \"off\""
         }
-        Unavailable::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
+        // The reason of the operator is the last line.
+        Unavailable::Denied { reason: Some(_), .. } => return None,
+        Unavailable::Denied { .. } => "use another version, or ask the operator of this proxy to allow it",
         Unavailable::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
         Unavailable::Timeout(_) | Unavailable::Upstream(_) => {
             "try again; if it fails again, check the upstream"
@@ -331,7 +333,8 @@ mod tests {
             Unavailable::Unexpected { version: version(), reason: "the hash differs".to_owned() },
             Unavailable::Unverified(reason("the checksum database does not know it")),
             Unavailable::NotFetched(version()),
-            Unavailable::Denied(version()),
+            Unavailable::Denied { what: version(), reason: None },
+            Unavailable::Denied { what: version(), reason: Some("CVE-2024-1, use v1.0.1".into()) },
             Unavailable::Refused(reason("the upstream answered 403")),
             Unavailable::Private("example.com/m".to_owned()),
             Unavailable::Timeout(reason("no answer within 60 s")),
@@ -371,7 +374,7 @@ mod tests {
             Unavailable::Unexpected { .. } => 4,
             Unavailable::Unverified(_) => 5,
             Unavailable::NotFetched(_) => 6,
-            Unavailable::Denied(_) => 7,
+            Unavailable::Denied { .. } => 7,
             Unavailable::Refused(_) => 8,
             Unavailable::Private(_) => 9,
             Unavailable::Timeout(_) => 10,

@@ -388,7 +388,7 @@ fn failed(error: &Unavailable, is_joined: bool) -> Outcome {
         );
     match error {
         Unavailable::Stopping(_) => Outcome::Stopping,
-        Unavailable::Denied(_) | Unavailable::Gone(_) => Outcome::Forgotten,
+        Unavailable::Denied { .. } | Unavailable::Gone(_) => Outcome::Forgotten,
         error => Outcome::Failed { reason: error.to_string(), is_definite, retry_after: error.retry_after() },
     }
 }

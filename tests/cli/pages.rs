@@ -41,6 +41,10 @@ const SAMPLE_TABLES: &str = r##"
 # v1.2.*, v1.*, *, or <, <=, >, >= before a version. All conditions of an entry must hold. One matching entry is enough.
 #allow = ["v1.*", ">=v2.1.0 <v3"]
 #deny = ["v1.3.0"]
+# Developers see the reason at the end of the error.
+#reason = "CVE-2024-0001, use v1.3.1 or later"
+# Whether the pattern also matches module paths in other letter case. GitHub ignores the case of letters.
+#ignore_case = true
 
 # Credentials for an upstream: login and password, or a bearer token. The secret is in this file or in a file of its own
 # (password_file, bearer_file). These credentials take precedence over .netrc and are sent over HTTPS only. Do not let other
@@ -130,6 +134,8 @@ values from the top level.
 | `mode`, `redirect_url`, `upstream`, `checksum` | as above |
 | `allow` | version ranges; all other versions are answered with 403, even if they are stored |
 | `deny` | version ranges that are answered with 403, even if they are stored or in `allow` |
+| `reason` | one line of at most 500 bytes at the end of the error for denied versions, which `go` prints |
+| `ignore_case` | whether the pattern also matches module paths in other letter case; default `false` |
 
 A version range is `v1.2.3`, `v1.2.*`, `v1.*`, `*`, or conditions such as `>=v2.1.0 <v3`. All conditions of a range must hold. One
 matching range is enough.
@@ -140,7 +146,11 @@ pattern = "*.corp.example,github.com/Acme/*"
 upstream = "direct"
 checksum = "off"
 deny = ["v1.3.0", ">=v2.0.0 <v2.1.4"]
+reason = "CVE-2024-0001, use v2.1.4 or later"
 ```
+
+GitHub ignores the case of letters, so a module can be requested as `github.com/acme/x` and as `github.com/Acme/x`. These are two
+modules for Go. Set `ignore_case = true` in rules that deny versions on such a host.
 
 ## Credentials: `[[credentials]]`
 

@@ -2,24 +2,30 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use testkit::{Case, cases};
+use testkit::go::Go;
+use testkit::{Case, cases, missing_tool, transcript, trial};
 
 use testkit::server::{self, Server};
 use testkit::upstream::Upstream;
 
 pub(crate) fn cases() -> Vec<Case> {
-    cases![
+    let mut cases = cases![
         a_missing_version_may_be_fetched_in_the_background,
         a_missing_version_may_be_redirected,
         what_is_not_there_may_stay_away,
         denied_versions_are_served_to_nobody,
+        the_reason_of_a_denial_reaches_the_developer,
+        a_rule_may_ignore_the_case_of_letters,
         what_is_denied_is_named_by_no_query_that_was_answered_before,
         modules_have_upstreams_of_their_own,
         modules_that_a_rule_makes_private_are_not_sent_to_a_checksum_database,
         a_version_is_looked_up_where_its_module_comes_from,
         answers_of_a_former_upstream_are_forgotten,
         an_upstream_that_hangs_leaves_room_for_others,
-    ]
+    ];
+    let no_go = || missing_tool("go", &["version"]);
+    cases.push(trial("go prints the reason of a denial", None, go_prints_the_reason).needs(no_go));
+    cases
 }
 
 /// A server with a config file, whose store is beside it.
@@ -100,6 +106,70 @@ fn what_is_not_there_may_stay_away() {
     assert_eq!(server.get("/git.corp.example/m/@v/v1.1.0.zip"), (200, stored.zip));
     assert_eq!(text(server.get("/git.corp.example/m/@v/list")), (200, "v1.1.0\n".to_owned()));
     assert_eq!(upstream.asked(""), asked, "the upstream was asked");
+}
+
+fn the_reason_of_a_denial_reaches_the_developer() {
+    const REASON: &str = "CVE-2024-0001, use v1.2.0: it is fixed there";
+    let folder = testkit::tempdir();
+    let upstream = Upstream::start();
+    for version in ["v1.0.0", "v1.1.0"] {
+        upstream.offer(&format!("example.org/m@{version}"), 100);
+    }
+    upstream.offer("example.org/all@v1.0.0", 100);
+    let config = format!(
+        "upstream = '{}'\n[[module]]\npattern = 'example.org/m'\ndeny = ['v1.1.0']\nreason = '{REASON}'\n\
+         [[module]]\npattern = 'example.org/all'\ndeny = ['*']\nreason = '{REASON}'\n",
+        upstream.url()
+    );
+    let server = serve(folder.path(), &config);
+    for path in ["m/@v/v1.1.0.info", "m/@v/v1.1.0.mod", "m/@v/v1.1.0.zip", "all/@v/list", "all/@v/v1.0.0.zip"] {
+        let (status, body) = text(server.get(&format!("/example.org/{path}")));
+        assert_eq!(status, 403, "{path}");
+        assert!(body.starts_with("refused: example.org/"), "{path}: {body}");
+        assert!(body.ends_with(&format!(" is denied by the configuration of this proxy: {REASON}\n")), "{path}: {body}");
+    }
+    assert_eq!(server.get("/example.org/m/@v/v1.0.0.mod").0, 200);
+    let wrong = folder.path().join("wrong.toml");
+    for (line, part) in [
+        ("reason = 'x'", "a reason needs deny or allow"),
+        ("deny = ['*']\nreason = \"a\\nb\"", "expected one line"),
+        ("deny = ['*']\nreason = ''", "expected one line"),
+    ] {
+        std::fs::write(&wrong, format!("[[module]]\npattern = 'a.b'\n{line}\n")).unwrap();
+        let output = testkit::commands::bare(&["config", "check", "--config"]).arg(&wrong).output();
+        let output = output.unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(64) && error.contains(part), "{line}: {error}");
+    }
+}
+
+fn go_prints_the_reason() {
+    let folder = testkit::tempdir();
+    let upstream = Upstream::start();
+    upstream.offer("example.org/m@v1.0.0", 100);
+    let config = format!(
+        "upstream = '{}'\n[[module]]\npattern = 'example.org/m'\ndeny = ['v1.0.0']\nreason = 'use v1.1.0 or later'\n",
+        upstream.url()
+    );
+    let server = serve(folder.path(), &config);
+    let go = Go::new(folder.path(), &format!("{},direct", server.url)).unverified();
+    let output = go.command(folder.path(), "modules", &["mod", "download", "example.org/m@v1.0.0"]).output().unwrap();
+    let printed = transcript(&output);
+    assert!(!output.status.success() && printed.contains("the configuration of this proxy: use v1.1.0 or later"), "{printed}");
+}
+
+fn a_rule_may_ignore_the_case_of_letters() {
+    let folder = testkit::tempdir();
+    let upstream = Upstream::start();
+    upstream.offer("github.com/acme/m@v1.0.0", 100);
+    upstream.offer("github.com/other/m@v1.0.0", 100);
+    let rule = "[[module]]\npattern = 'github.com/Acme/*'\ndeny = ['*']\n";
+    for (config, status) in [(rule.to_owned(), 200), (format!("{rule}ignore_case = true\n"), 403)] {
+        let server = serve(folder.path(), &format!("upstream = '{}'\n{config}", upstream.url()));
+        assert_eq!(server.get("/github.com/acme/m/@v/v1.0.0.mod").0, status, "{config}");
+        assert_eq!(server.get("/github.com/!acme/m/@v/v1.0.0.mod").0, 403, "{config}");
+        assert_eq!(server.get("/github.com/other/m/@v/v1.0.0.mod").0, 200, "{config}");
+    }
 }
 
 fn denied_versions_are_served_to_nobody() {

@@ -179,7 +179,7 @@ fn exit_of(error: &Unavailable) -> Exit {
         | Unavailable::Differs(_)
         | Unavailable::Unexpected { .. }
         | Unavailable::Unverified(_)
-        | Unavailable::Denied(_)
+        | Unavailable::Denied { .. }
         | Unavailable::Private(_)
         | Unavailable::NotFetched(_) => Exit::FAILED,
         _ => Exit::UNAVAILABLE,
