@@ -220,7 +220,7 @@ impl Unavailable {
             Self::Offline(_)
             | Self::Unexpected { .. }
             | Self::NotFetched(_)
-            | Self::Denied(_)
+            | Self::Denied { .. }
             | Self::Private(_)
             | Self::Broken(_)
             | Self::Busy(_)

@@ -171,7 +171,10 @@ pub(super) async fn choose(
 /// Logs that an answer comes from the store alone because the upstream failed.
 pub(super) fn log_outage(module: &ModulePath, error: &Unavailable) {
     match error {
-        Unavailable::Absent(_) | Unavailable::Offline(_) | Unavailable::Denied { .. } | Unavailable::Gone(_) => {}
+        Unavailable::Absent(_)
+        | Unavailable::Offline(_)
+        | Unavailable::Denied { .. }
+        | Unavailable::Gone(_) => {}
         _ => {
             log::warn!(module:% = module, reason:% = error; "the upstream failed, answering from the store only")
         }

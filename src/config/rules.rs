@@ -32,17 +32,8 @@ pub struct ModuleTable {
 
 impl ModuleTable {
     /// The keys of a rule.
-    pub(super) const KEYS: [&str; 9] = [
-        "pattern",
-        "mode",
-        "redirect_url",
-        "upstream",
-        "allow",
-        "deny",
-        "checksum",
-        "reason",
-        "ignore_case",
-    ];
+    pub(super) const KEYS: [&str; 9] =
+        ["pattern", "mode", "redirect_url", "upstream", "allow", "deny", "checksum", "reason", "ignore_case"];
 
     /// Reads a rule. The faults stay in the table.
     pub(super) fn read(table: &mut Table<'_>) -> Option<Self> {

@@ -1,8 +1,6 @@
 //! Users, passwords and tokens, and the modules that each user may read: a real server, and every kind of request.
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -12,13 +10,10 @@ use base64::prelude::BASE64_STANDARD;
 use testkit::client::Reply;
 use testkit::server::{self, Server};
 use testkit::sumdb::{self, Site};
-use testkit::go::Go;
-use testkit::{Case, STOA, cases, missing_tool, transcript, trial};
-
-use crate::https::Https;
+use testkit::{Case, STOA, cases};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let mut cases = cases![
+    cases![
         every_user_pattern_and_endpoint,
         a_token_of_the_catalog_names_no_hidden_module,
         a_server_with_users_is_closed_by_default,
@@ -27,10 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
         caches_keep_no_restricted_answer,
         a_token_is_printed_with_its_line,
         a_wrong_users_file_ends_the_start,
-    ];
-    let missing = || missing_tool("go", &["version"]).or_else(|| missing_tool("openssl", &["version"]));
-    cases.push(trial("go reads netrc behind a proxy with TLS", None, go_reads_netrc).needs(missing));
-    cases
+    ]
 }
 
 /// A folder with a store, a users file and a site.
@@ -358,52 +350,6 @@ fn caches_keep_no_restricted_answer() {
                 assert!(is_private(&reply), "{path}: {reply:?}");
                 let vary = reply.header("vary").unwrap_or_default();
                 assert!(vary.contains("Authorization"), "{path}: {vary}");
-            }
-        }
-    }
-}
-
-/// A go command with `.netrc` and the certificate of a private authority, and a reverse proxy with TLS before Stoa.
-fn go_reads_netrc() {
-    let bench = Bench::new();
-    let server = bench.serve(&format!("auth.default = ['anyone']\n{TABLES}"));
-    let behind = testkit::client::address(&server.url);
-    let https = Https::start(bench.folder.path(), &["localhost"], move |head| {
-        let mut stream = TcpStream::connect(behind).unwrap();
-        let (line, headers) = head.split_once("\r\n").unwrap();
-        let kept = headers.lines().filter(|header| !header.to_ascii_lowercase().starts_with("connection:"));
-        let headers: String = kept.filter(|header| !header.is_empty()).map(|header| format!("{header}\r\n")).collect();
-        stream.write_all(format!("{line}\r\nConnection: close\r\n{headers}\r\n").as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        answer
-    });
-    let netrc = bench.path("netrc");
-    let url = format!("https://127.0.0.1:{},direct", https.address.port());
-    let go = Go::new(bench.folder.path(), &url).unverified();
-    for (n, (login, module, refusal)) in [
-        (Some(format!("login bob password {}", bench.tokens[0])), "git.blue.example/m@v1.0.0", None),
-        (Some("login ann password right".to_owned()), "example.org/Red@v1.0.0", None),
-        (Some("login ann password right".to_owned()), "git.blue.example/m@v1.0.0", Some("403 Forbidden")),
-        (Some("login ann password wrong".to_owned()), "example.org/open@v1.0.0", Some("401 Unauthorized")),
-        (None, "example.org/open@v1.0.0", None),
-        (None, "example.org/Red@v1.0.0", Some("401 Unauthorized")),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let line = login.map(|login| format!("machine 127.0.0.1 {login}\n")).unwrap_or_default();
-        fs::write(&netrc, line).unwrap();
-        let mut command = go.command(bench.folder.path(), &format!("modules{n}"), &["mod", "download", module]);
-        command.env("NETRC", &netrc).env("SSL_CERT_FILE", &https.certificate);
-        let output = command.output().unwrap();
-        let printed = transcript(&output);
-        match refusal {
-            None => assert!(output.status.success(), "{n}: {printed}"),
-            // The go command does not go on to `direct`.
-            Some(refusal) => {
-                assert!(!output.status.success() && printed.contains(refusal), "{n}: {printed}");
-                assert!(!printed.contains("go-get"), "{n}: {printed}");
             }
         }
     }

@@ -122,11 +122,15 @@ fn the_reason_of_a_denial_reaches_the_developer() {
         upstream.url()
     );
     let server = serve(folder.path(), &config);
-    for path in ["m/@v/v1.1.0.info", "m/@v/v1.1.0.mod", "m/@v/v1.1.0.zip", "all/@v/list", "all/@v/v1.0.0.zip"] {
+    for path in ["m/@v/v1.1.0.info", "m/@v/v1.1.0.mod", "m/@v/v1.1.0.zip", "all/@v/list", "all/@v/v1.0.0.zip"]
+    {
         let (status, body) = text(server.get(&format!("/example.org/{path}")));
         assert_eq!(status, 403, "{path}");
         assert!(body.starts_with("refused: example.org/"), "{path}: {body}");
-        assert!(body.ends_with(&format!(" is denied by the configuration of this proxy: {REASON}\n")), "{path}: {body}");
+        assert!(
+            body.ends_with(&format!(" is denied by the configuration of this proxy: {REASON}\n")),
+            "{path}: {body}"
+        );
     }
     assert_eq!(server.get("/example.org/m/@v/v1.0.0.mod").0, 200);
     let wrong = folder.path().join("wrong.toml");
@@ -153,9 +157,13 @@ fn go_prints_the_reason() {
     );
     let server = serve(folder.path(), &config);
     let go = Go::new(folder.path(), &format!("{},direct", server.url)).unverified();
-    let output = go.command(folder.path(), "modules", &["mod", "download", "example.org/m@v1.0.0"]).output().unwrap();
+    let output =
+        go.command(folder.path(), "modules", &["mod", "download", "example.org/m@v1.0.0"]).output().unwrap();
     let printed = transcript(&output);
-    assert!(!output.status.success() && printed.contains("the configuration of this proxy: use v1.1.0 or later"), "{printed}");
+    assert!(
+        !output.status.success() && printed.contains("the configuration of this proxy: use v1.1.0 or later"),
+        "{printed}"
+    );
 }
 
 fn a_rule_may_ignore_the_case_of_letters() {
