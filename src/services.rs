@@ -10,6 +10,7 @@ use crate::answers::{AnswerOptions, Answers};
 use crate::bucket::Tier;
 pub use crate::fill::FlightOptions;
 use crate::fill::{Flights, Seals, examining};
+use crate::meters::Meters;
 use crate::policy::{Policy, PolicyCell};
 use crate::sumdb::{Sumdb, SumdbOptions};
 use crate::tasks::Shutdown;
@@ -59,6 +60,8 @@ pub struct Services {
     pub seals: Seals,
     /// Checksum databases.
     pub sumdb: Arc<Sumdb>,
+    /// The counters of the parts.
+    pub meters: Arc<Meters>,
     shutdown: Arc<Shutdown>,
 }
 
@@ -69,6 +72,7 @@ impl Services {
         let policy = policy.into();
         let cell = Arc::new(PolicyCell::new(policy.clone()));
         let shutdown = Arc::<Shutdown>::default();
+        let meters = Arc::<Meters>::default();
         let ttl = options.answers.list_ttl;
         let sumdb =
             Sumdb::new(Arc::clone(&store), Arc::clone(&cell), options.sumdb, ttl, Arc::clone(&shutdown));
@@ -91,7 +95,7 @@ impl Services {
             options.flights,
             Arc::clone(&shutdown),
         );
-        Self { store, tier, policy: cell, answers, flights, seals, sumdb, shutdown }
+        Self { store, tier, policy: cell, answers, flights, seals, sumdb, meters, shutdown }
     }
 
     /// Starts the shutdown: tasks that wait for their turn and have no waiting client are dropped.

@@ -1,14 +1,18 @@
 //! The sight of an operator: what is counted about requests.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod requests;
 
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+
+use self::requests::Requests;
 use crate::request::RequestInfo;
 
 /// Observes all requests of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
-    in_progress: AtomicUsize,
+    requests: Requests,
 }
 
 /// A request in progress. Its end is noted when this value is dropped.
@@ -29,20 +33,25 @@ pub(crate) struct Observed {
 const GAVE_UP: u16 = 499;
 
 impl Observer {
+    /// Registers the metrics of requests.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.requests.register(registry);
+    }
+
     /// Counts a request that has begun.
     pub(crate) fn begin(self: &Arc<Self>, info: RequestInfo) -> Observed {
-        self.in_progress.fetch_add(1, Ordering::Relaxed);
+        self.requests.begin();
         Observed { info, status: GAVE_UP, bytes: 0, is_whole: false, observer: Arc::clone(self) }
     }
 
     /// Returns the number of requests in progress.
     pub(crate) fn in_progress(&self) -> usize {
-        self.in_progress.load(Ordering::Relaxed)
+        self.requests.in_progress()
     }
 
     /// Notes the end of a request.
-    fn ended(&self, _request: &Observed) {
-        self.in_progress.fetch_sub(1, Ordering::Relaxed);
+    fn ended(&self, request: &Observed) {
+        self.requests.end(request);
     }
 }
 

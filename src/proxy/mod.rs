@@ -13,6 +13,7 @@
 //! | `from_bucket` | the same, of a read-only server that has a bucket |
 //! | `entity` | answers with a file, or with a part of it |
 //! | `questions` | lists, queries, checksum databases |
+//! | `metrics` | the metrics of the server |
 //! | `peers` | requests of other deployments |
 //! | `catalog` | pages of stored versions |
 //! | `answer` | statuses and headers |
@@ -34,6 +35,7 @@ mod conditional;
 mod entity;
 mod files;
 mod from_bucket;
+mod metrics;
 mod peers;
 mod problem;
 mod questions;
@@ -57,6 +59,7 @@ use self::buffers::Buffers;
 use self::catalog::Listing;
 use self::problem::{Problem, Subject};
 use self::readiness::{Probes, Readiness};
+use crate::meters::Refusal;
 use crate::policy::{ModulePermit, Permit, Policy};
 use crate::request::{RequestInfo, Source};
 use crate::services::{Instance, Services, Via};
@@ -76,6 +79,8 @@ pub(crate) struct Proxy {
     upkeep: Arc<Upkeep>,
     /// Bounds the number of queries of the index at the same time.
     index_turns: Semaphore,
+    /// Bounds the number of answers with metrics that are made at the same time.
+    metrics_turn: Semaphore,
     /// Empty, or `/some/path` without a slash at its end.
     base_path: String,
     options: ProxyOptions,
@@ -146,6 +151,7 @@ enum Target<'r> {
     Catalog,
     Index,
     Readiness,
+    Metrics,
 }
 
 impl Proxy {
@@ -161,6 +167,7 @@ impl Proxy {
             services,
             upkeep,
             index_turns,
+            metrics_turn: Semaphore::new(1),
             base_path,
             options,
             replication,
@@ -213,6 +220,7 @@ impl Proxy {
             Address::Home => return answer::text(HOME).into(),
             Address::Health => return answer::text("ok\n").into(),
             Address::Readiness => return Step::Waiting(Target::Readiness),
+            Address::Metrics => return Step::Waiting(Target::Metrics),
             Address::Version => return answer::json(version(self.store().layout())).into(),
             _ if client.headers.contains_key(VIA) && client.via().is_loop_at(self.options.instance) => {
                 return Problem::Loop.answer().into();
@@ -228,7 +236,12 @@ impl Proxy {
         };
         let target = match target(policy, route) {
             Ok(target) => target,
-            Err(error) => return Problem::Failed(&error, Subject::File).answer().into(),
+            Err(error) => {
+                if matches!(error, Unavailable::Denied(_)) {
+                    self.services.meters.refused(Refusal::Denied);
+                }
+                return Problem::Failed(&error, Subject::File).answer().into();
+            }
         };
         let stored = match &target {
             Target::Small(permit, file) => self.stored_small(client, *permit, *file),
@@ -249,6 +262,7 @@ impl Proxy {
             Target::Catalog => self.listing(Listing::catalog(uri.query())).await,
             Target::Index => self.listing(Listing::index(uri.query())).await,
             Target::Readiness => self.readiness().await,
+            Target::Metrics => self.metrics().await,
             Target::Small(permit, file) => self.small(client, permit, file).await,
             Target::Zip(permit) => self.zip(client, permit).await,
             Target::List(permit) => self.list(client, permit).await,
@@ -343,6 +357,7 @@ const HOME: &str = concat!(
      /index                     all stored versions, ordered by time\n    \
      /healthz                   whether this process answers\n    \
      /readyz                    whether it can serve stored modules\n    \
+     /metrics                   counters and states for Prometheus\n    \
      /version                   the version of this program and the layout of its store\n"
 );
 

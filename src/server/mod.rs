@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use self::respond::Shared;
 use self::stall_timeout::StallTimeout;
+use crate::observe::Observer;
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::request::{Caller, Entrance, RequestInfo};
@@ -128,8 +129,10 @@ pub async fn run(
         degraded: options.degraded.clone(),
     };
     let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), replication.clone(), proxy_options);
+    let observer = Arc::<Observer>::default();
+    services.meters.register(|registry| observer.register(registry));
     let server = Server {
-        shared: Arc::new(Shared { proxy, observer: Arc::default() }),
+        shared: Arc::new(Shared { proxy, observer }),
         builder: builder(&options),
         stall: options.stall_timeout,
     };

@@ -55,6 +55,7 @@ mod import_config;
 mod index;
 mod install;
 mod leftovers;
+mod metrics;
 mod migrate;
 mod old_stores;
 mod overlay;
@@ -123,6 +124,7 @@ fn main() {
         ("index", index::cases()),
         ("install", install::cases()),
         ("leftovers", leftovers::cases()),
+        ("metrics", metrics::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
         ("overlay", overlay::cases()),

@@ -24,6 +24,7 @@ pub mod inject;
 pub mod limits;
 pub mod link;
 mod module;
+pub mod metrics;
 pub mod mounts;
 pub mod nginx;
 pub mod old;
