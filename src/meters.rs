@@ -333,6 +333,9 @@ mod tests {
         meters.evicted(2, 10);
         let text = meters.encode();
         assert!(text.contains("\nstoa_eviction_last_run_timestamp_seconds "), "{text}");
-        assert!(text.contains("stoa_evicted_versions_total 2\n") && text.contains("stoa_evicted_bytes_total 10\n"));
+        assert!(
+            text.contains("stoa_evicted_versions_total 2\n")
+                && text.contains("stoa_evicted_bytes_total 10\n")
+        );
     }
 }
