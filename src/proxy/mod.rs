@@ -65,6 +65,7 @@ use crate::request::{RequestInfo, Source};
 use crate::services::{Instance, Services, Via};
 use crate::sumdb::SumdbQuestion;
 use crate::sync::Replication;
+use crate::tasks::{How, noted};
 use crate::unavailable::Unavailable;
 use crate::upkeep::Upkeep;
 
@@ -201,7 +202,13 @@ impl Proxy {
         let policy = self.services.policy.load();
         let mut response = match self.answer_now(client, &address, &policy) {
             Step::Answered(response) => response,
-            Step::Waiting(target) => Box::pin(self.answer_later(client, request.uri(), target)).await,
+            Step::Waiting(target) => {
+                let later = noted(self.answer_later(client, request.uri(), target));
+                let (response, how) = Box::pin(later).await;
+                let is_of_module = matches!(address, Address::Module(_));
+                info.note_source(source(&response, how, is_of_module));
+                response
+            }
         };
         if client.is_head {
             remove_body(&mut response);
@@ -301,6 +308,18 @@ impl Proxy {
 
     fn store(&self) -> &Arc<Store> {
         &self.services.store
+    }
+}
+
+/// Returns the source of an answer that had to wait.
+fn source(response: &Response, how: Option<How>, is_of_module: bool) -> Source {
+    let is_sent = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
+    match how {
+        Some(How::Asked) => Source::Miss,
+        Some(How::Joined) => Source::Wait,
+        Some(How::Stale) => Source::Stale,
+        None if is_of_module && is_sent => Source::Hit,
+        None => Source::None,
     }
 }
 
