@@ -93,7 +93,7 @@ struct FillLabels {
     outcome: Outcome,
 }
 
-/// A label set with the label `cause` or `result`.
+/// A label set with one label.
 macro_rules! one_label {
     ($name:ident, $label:ident: $of:ty) => {
         #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,6 +103,7 @@ macro_rules! one_label {
     };
 }
 
+one_label!(UpstreamLabels, upstream: String);
 one_label!(RefusalLabels, cause: Refusal);
 one_label!(ClosedLabels, cause: ClosedFor);
 one_label!(ReloadLabels, result: ReloadResult);
@@ -142,11 +143,23 @@ pub struct Meters {
     recent: Mutex<VecDeque<EndedFill>>,
     refused: Family<RefusalLabels, Counter>,
     closed: Family<ClosedLabels, Counter>,
+    upstream_success: Family<UpstreamLabels, Gauge>,
+    connections: Gauge,
     evicted_versions: Counter,
     evicted_bytes: Counter,
     last_eviction: Family<Once, Gauge>,
     reloads: Family<ReloadLabels, Counter>,
     certificate_expiry: Family<Once, Gauge>,
+}
+
+/// An open connection, counted until it is dropped.
+#[derive(Debug)]
+pub struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// The buckets of durations in seconds, for requests and fills.
@@ -170,6 +183,8 @@ impl Default for Meters {
             recent: Mutex::default(),
             refused: Family::default(),
             closed: Family::default(),
+            upstream_success: Family::default(),
+            connections: Gauge::default(),
             evicted_versions: Counter::default(),
             evicted_bytes: Counter::default(),
             last_eviction: Family::default(),
@@ -191,6 +206,12 @@ impl Meters {
             "connections_closed",
             "Connections that the server closed to protect itself",
             self.closed.clone(),
+        );
+        registry.register("connections", "Open connections of clients", self.connections.clone());
+        registry.register(
+            "upstream_last_success_timestamp_seconds",
+            "Time of the last fill from the upstream that succeeded",
+            self.upstream_success.clone(),
         );
         let (versions, bytes) = (self.evicted_versions.clone(), self.evicted_bytes.clone());
         registry.register("evicted_versions", "Versions that eviction removed", versions);
@@ -231,6 +252,8 @@ impl Meters {
         if fill.outcome == Outcome::Stored {
             self.fill_bytes.get_or_create(&labels).inc_by(fill.bytes);
             self.all_fill_bytes.inc_by(fill.bytes);
+            let upstream = UpstreamLabels { upstream: labels.upstream };
+            self.upstream_success.get_or_create(&upstream).set(unix_seconds(fill.at));
         }
         let mut recent = locked(&self.recent);
         recent.truncate(RECENT - 1);
@@ -250,6 +273,12 @@ impl Meters {
     /// Counts a refused request.
     pub fn refused(&self, cause: Refusal) {
         self.refused.get_or_create(&RefusalLabels { cause }).inc();
+    }
+
+    /// Counts an open connection until the result is dropped.
+    pub fn connected(&self) -> Connected {
+        self.connections.inc();
+        Connected(self.connections.clone())
     }
 
     /// Counts a connection that the server closed.

@@ -93,7 +93,7 @@ impl Services {
             examining,
             absences,
             options.flights,
-            Arc::clone(&shutdown),
+            (Arc::clone(&meters), Arc::clone(&shutdown)),
         );
         Self { store, tier, policy: cell, answers, flights, seals, sumdb, meters, shutdown }
     }

@@ -108,6 +108,11 @@ impl Answers {
         })
     }
 
+    /// Returns the number of permits for requests to upstreams in use, and their number.
+    pub(crate) fn permits(&self) -> (usize, usize) {
+        self.turns.in_use()
+    }
+
     /// Returns whether an upstream is asked at all.
     pub(super) fn asks(&self, rule: &Rule) -> bool {
         !self.store.is_read_only() && !rule.upstream.is_offline()

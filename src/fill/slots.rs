@@ -48,6 +48,11 @@ impl Slots {
         }
     }
 
+    /// Returns the number of slots in use, and the number of slots.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        self.all.in_use()
+    }
+
     /// Takes a slot if one is free.
     pub(super) fn try_take(&self, wanted: &watch::Receiver<bool>, upstream: &Upstream) -> Option<Slot> {
         let background = match *wanted.borrow() {

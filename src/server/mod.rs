@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use stoa_layout::PathError;
 use stoa_store::Store;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,7 +26,7 @@ use tokio::task::JoinSet;
 
 use self::respond::Shared;
 use self::stall_timeout::StallTimeout;
-use crate::observe::Observer;
+use crate::observe::{AccessLog, Observer, States};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::request::{Caller, Entrance, RequestInfo};
@@ -33,6 +34,8 @@ use crate::services::{ServiceOptions, Services};
 use crate::sync::{Replication, ReplicationOptions};
 use crate::upkeep::Upkeep;
 use crate::upstream::UpstreamConfigError;
+
+pub use crate::observe::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 
 /// The options of a server.
 #[derive(Debug, Clone)]
@@ -60,6 +63,8 @@ pub struct ServeOptions {
     pub degraded: Option<String>,
     /// The peers of this deployment, if it has any.
     pub replication: Option<ReplicationOptions>,
+    /// The log of requests, if there is one.
+    pub access_log: Option<AccessLogOptions>,
 }
 
 impl Default for ServeOptions {
@@ -76,6 +81,7 @@ impl Default for ServeOptions {
             last_use_interval: Duration::from_secs(300),
             degraded: None,
             replication: None,
+            access_log: None,
         }
     }
 }
@@ -91,6 +97,9 @@ pub enum ServeError {
     /// A peer cannot be asked.
     #[error("cannot prepare requests to peers: {0}")]
     Peers(UpstreamConfigError),
+    /// The log of requests cannot be opened.
+    #[error("cannot open the access log: {0}\nhelp: set log.access to a file that this user may write to")]
+    AccessLog(#[from] PathError),
 }
 
 /// Maximum size of a request's head, and about the size of a write to the connection.
@@ -108,6 +117,9 @@ pub async fn run(
     options: ServeOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let access_log = options.access_log.as_ref();
+    let access_log =
+        access_log.map(|log| AccessLog::open(log, &options.base_path, &options.sumdbs)).transpose()?;
     let policy = policy.into();
     let instance = policy.upstream_of_none().instance();
     let has_bucket = options.services.tier.is_some();
@@ -129,8 +141,12 @@ pub async fn run(
         degraded: options.degraded.clone(),
     };
     let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), replication.clone(), proxy_options);
-    let observer = Arc::<Observer>::default();
-    services.meters.register(|registry| observer.register(registry));
+    let observer = Arc::new(Observer::new(access_log));
+    let states = States::new(&services, replication.as_ref(), &upkeep);
+    services.meters.register(|registry| {
+        observer.register(registry);
+        registry.register_collector(Box::new(states));
+    });
     let server = Server {
         shared: Arc::new(Shared { proxy, observer }),
         builder: builder(&options),
@@ -167,6 +183,7 @@ pub async fn run(
         );
     }
     connections.shutdown().await;
+    server.shared.observer.close().await;
     services.end().await;
     // It writes the last uses, which the bucket gets then.
     upkeep.end().await;

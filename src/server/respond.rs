@@ -26,7 +26,8 @@ impl Shared {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let observed = self.observer.begin(info);
+        let mut observed = self.observer.begin(info);
+        self.observer.note_head(&mut observed, &request);
         let answer = self.proxy.answer(request, &observed.info).await;
         let status = answer.status().as_u16();
         answer.map(|body| WatchedBody::new(body, observed, status))

@@ -300,6 +300,11 @@ impl Replication {
         (&self.gatekeeper, self.clock.now_ms())
     }
 
+    /// Returns the names of the peers.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &str> {
+        self.links.iter().map(|link| link.peer.name.as_str())
+    }
+
     /// Returns the counters.
     pub(crate) fn counts(&self) -> SyncCounts {
         let Counts { queued, notified, done, failed, push_failures } = &self.counts;

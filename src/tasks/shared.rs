@@ -35,6 +35,12 @@ impl SharedPermits {
         Self { all: Queue::new(count), shares }
     }
 
+    /// Returns the number of permits in use, and the number of permits.
+    pub(crate) fn in_use(&self) -> (usize, usize) {
+        let Queue { permits, count, .. } = &*self.all;
+        (count.saturating_sub(permits.available_permits()), *count)
+    }
+
     /// Takes a permit for an upstream if one is free.
     pub(crate) fn try_take(&self, upstream: &Upstream) -> Option<Share> {
         let share = match self.share(upstream) {
@@ -69,6 +75,7 @@ impl Share {
 #[derive(Debug)]
 pub(crate) struct Queue {
     permits: Arc<Semaphore>,
+    count: usize,
     waiting: Mutex<Waiting>,
 }
 
@@ -88,7 +95,7 @@ pub(crate) struct Permit {
 
 impl Queue {
     pub(crate) fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self { permits: Arc::new(Semaphore::new(count)), waiting: Mutex::default() })
+        Arc::new(Self { permits: Arc::new(Semaphore::new(count)), count, waiting: Mutex::default() })
     }
 
     pub(crate) fn try_take(self: &Arc<Self>) -> Option<Permit> {

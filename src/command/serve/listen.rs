@@ -21,7 +21,7 @@ use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings};
 use crate::policy::Policy;
-use crate::server::{self, ServeOptions};
+use crate::server::{AccessLogOptions, self, ServeOptions};
 use crate::sources::Sources;
 use crate::sumdb::Gosumdb;
 use crate::tasks;
@@ -85,6 +85,7 @@ pub(crate) fn run(
         last_use_interval: config.last_use_interval,
         degraded,
         replication,
+        access_log: config.log_access.map(|target| AccessLogOptions { target, format: config.log_access_format }),
         ..ServeOptions::default()
     };
     let served = runtime.block_on(serve_until_stopped(listener, store, policy, options, &after_migration));

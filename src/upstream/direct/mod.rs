@@ -162,6 +162,11 @@ impl Direct {
         Self(Arc::new(Inner { options, rules, places, scratch, tls: OnceLock::new() }))
     }
 
+    /// Returns the number of running go commands, and their maximum.
+    pub(super) fn permits(&self) -> (usize, usize) {
+        self.0.places.in_use()
+    }
+
     /// Kills the processes and removes the folders that dead processes left, once.
     pub(super) fn sweep(&self) {
         self.0.scratch.sweep();

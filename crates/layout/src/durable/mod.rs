@@ -13,6 +13,7 @@ mod access;
 mod barrier;
 mod copy;
 mod folder;
+mod log;
 mod names;
 mod owned;
 mod piecewise;
@@ -26,6 +27,7 @@ pub use names::{
     remove_empty_dir, remove_file, remove_tree, remove_tree_but_folders, rename, rename_at_once,
     rename_noreplace, set_modified, touch,
 };
+pub use log::open_log;
 pub use owned::{Appended, Durable, is_executable};
 pub use piecewise::is_unmovable_dir;
 pub use root::{Created, create_folder, create_root};
