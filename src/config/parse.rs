@@ -13,6 +13,7 @@ use stoa_gomod::private::Patterns;
 
 use crate::observe::{AccessLogFormat, AccessLogTarget};
 use crate::sumdb::Gosumdb;
+use crate::sync::is_deployment_name;
 
 /// The maximum number of threads: more than any disk can use.
 const MAX_THREADS: usize = 1024;
@@ -281,8 +282,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 /// Reads the name of a deployment among its peers.
 pub(super) fn peer_name(text: &str) -> Result<String, String> {
     let text = text.trim();
-    let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
-    match (1..=64).contains(&text.len()) && text.bytes().all(is_plain) {
+    match is_deployment_name(text) {
         true => Ok(text.to_owned()),
         false => {
             Err("expected a name of 1 to 64 characters: lower case letters, digits, dots and hyphens"

@@ -81,7 +81,7 @@ impl Display for Service<'_> {
 }
 
 fn needs_quotes(c: char) -> bool {
-    c.is_whitespace() || c.is_control() || matches!(c, '"' | '=')
+    c.is_whitespace() || is_unprintable(c) || matches!(c, '"' | '=')
 }
 
 struct Command<'l>(&'l Line);
@@ -110,13 +110,19 @@ impl Display for Command<'_> {
 
 /// Escapes line ends and other control characters: text of an upstream or a file name must not make a line of its own,
 /// and must not steer a terminal.
-fn on_one_line(text: &str) -> String {
-    if !text.contains(char::is_control) {
+pub(crate) fn on_one_line(text: &str) -> String {
+    if !text.contains(is_unprintable) {
         return text.to_owned();
     }
     let escaped =
-        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() });
+        text.chars().map(|c| if is_unprintable(c) { c.escape_default().to_string() } else { c.into() });
     escaped.collect()
+}
+
+/// Returns whether a character ends a line, steers a terminal, or changes the direction of the text around it.
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -171,6 +177,9 @@ mod tests {
         let evil = line("got\nINFO all is well", &[("reason", "\u{1b}[2Jx\n")]);
         assert_eq!(evil.for_services().to_string(), r#"got\nINFO all is well reason="\u{1b}[2Jx\n""#);
         assert_eq!(evil.for_commands().to_string(), r"got\nINFO all is well: \u{1b}[2Jx\n");
+        let turned = line("got", &[("reason", "a\u{202e}b\u{2028}c\u{9b}2J")]);
+        assert_eq!(turned.for_services().to_string(), r#"got reason="a\u{202e}b\u{2028}c\u{9b}2J""#);
+        assert_eq!(turned.for_commands().to_string(), r"got: a\u{202e}b\u{2028}c\u{9b}2J");
     }
 
     #[test]

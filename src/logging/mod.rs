@@ -25,6 +25,7 @@ use crate::command::progress::Screen;
 use crate::lock::lock;
 
 use self::line::Line;
+pub(crate) use self::line::on_one_line;
 use self::repeats::{Repeated, Repeats};
 
 /// Which of the two forms log lines have.

@@ -100,7 +100,8 @@ impl Replication {
             let (page, is_empty) = self
                 .off_runtime(move |store| {
                     let log = store.index().log()?;
-                    let after = known.get(&log.id).copied();
+                    // A log that ends before the pointer is an older one: the index was rolled back.
+                    let after = known.get(&log.id).copied().filter(|after| *after <= log.last);
                     let header = Header { index: log.id, current: log.last, known: after.is_some() };
                     let mut page = Vec::new();
                     push_line(&mut page, &header);

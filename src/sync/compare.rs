@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stoa_gomod::{ModulePath, ModuleVersion};
+
 use super::answer::digest;
-use super::event::{Digest, DigestsRequest, End, Event, EventsRequest, Header, Line, MAX_LINES, parse_line};
+use super::event::{
+    Digest, DigestsRequest, End, Event, EventKind, EventsRequest, Header, Line, MAX_DIGESTS, parse_line,
+};
 use super::intake::Batch;
 use super::lines::Lines;
 use super::{Link, Replication, SyncError};
@@ -15,13 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// Number of modules whose events are asked for at once.
 const MODULES_AT_ONCE: usize = 100;
 
+/// Length of a digest: SHA-256, hexadecimal.
+const DIGEST: usize = 64;
+
 /// Number of events in one transaction.
 const AT_ONCE: usize = 1000;
 
 impl Replication {
     /// Compares all modules, and takes in the events of those that differ. Parked versions are forgotten: those that the peer
-    /// still has differ, so they are queued again.
-    pub(super) async fn compare(&self, link: &Arc<Link>) -> Result<(), SyncError> {
+    /// still has differ, so they are queued again. Returns whether all modules were compared, before the queue was full.
+    pub(super) async fn compare(&self, link: &Arc<Link>) -> Result<bool, SyncError> {
         let name = link.peer.name.clone();
         self.off_runtime(move |store| Ok(store.peers().forget_parked(&name)?)).await?;
         let mut after = String::new();
@@ -33,11 +40,10 @@ impl Replication {
             let differ = self.differing(theirs).await?;
             differing += differ.len();
             for modules in differ.chunks(MODULES_AT_ONCE) {
-                if self.is_queue_full(link).await? {
+                if !self.take_modules(link, modules, None).await? {
                     log::debug!(peer = link.peer.name; "the queue is full, comparing again later");
-                    return Ok(());
+                    return Ok(false);
                 }
-                self.take_modules(link, modules).await?;
             }
             match last {
                 Some(last) if end.more => after = last,
@@ -46,7 +52,8 @@ impl Replication {
         }
         log::debug!(peer = link.peer.name, modules = differing; "compared all modules with a peer");
         let name = link.peer.name.clone();
-        self.off_runtime(move |store| Ok(store.peers().note_compared(&name)?)).await
+        self.off_runtime(move |store| Ok(store.peers().note_compared(&name)?)).await?;
+        Ok(true)
     }
 
     async fn digests(
@@ -66,12 +73,16 @@ impl Replication {
                         let reason = format!("its module {} comes after {last}", digest.module);
                         return Err(SyncError::BadAnswer(reason));
                     }
+                    if ModulePath::new(&digest.module).is_err() || digest.digest.len() != DIGEST {
+                        let reason = format!("its digest of {} is not valid", digest.module);
+                        return Err(SyncError::BadAnswer(reason));
+                    }
                     digests.push(digest);
                 }
                 Line::End(end) => return Ok((digests, end)),
             }
-            if digests.len() > MAX_LINES {
-                return Err(SyncError::BadAnswer(format!("it sent more than {MAX_LINES} digests at once")));
+            if digests.len() > MAX_DIGESTS {
+                return Err(SyncError::BadAnswer(format!("it sent more than {MAX_DIGESTS} digests at once")));
             }
         }
     }
@@ -91,10 +102,24 @@ impl Replication {
         .await
     }
 
-    /// Takes in all events of some modules.
-    pub(super) async fn take_modules(&self, link: &Arc<Link>, modules: &[String]) -> Result<(), SyncError> {
+    /// Takes in all events of some modules, or only those that say that one version was published. Returns whether all were
+    /// taken in, before the queue was full.
+    pub(super) async fn take_modules(
+        &self,
+        link: &Arc<Link>,
+        modules: &[String],
+        only: Option<&ModuleVersion>,
+    ) -> Result<bool, SyncError> {
+        let is_wanted = |event: &Event| {
+            only.is_none_or(|only| {
+                matches!(event.kind, EventKind::Published { .. }) && event.version == only.version().as_str()
+            })
+        };
         let mut left = modules.to_vec();
         while !left.is_empty() {
+            if self.is_queue_full(link).await? {
+                return Ok(false);
+            }
             let request = EventsRequest { modules: Some(left.clone()), ..EventsRequest::default() };
             let answer = link.post("/sync/v1/events", &request, PATIENCE).await?;
             let mut lines = Lines::new(answer, PATIENCE);
@@ -110,7 +135,9 @@ impl Replication {
                             return Err(SyncError::BadAnswer(reason));
                         }
                         last = Some(event.module.clone());
-                        events.push(event);
+                        if is_wanted(&event) {
+                            events.push(event);
+                        }
                     }
                     Line::End(end) => break end,
                 }
@@ -122,6 +149,9 @@ impl Replication {
                 if events.len() >= AT_ONCE {
                     let events = std::mem::take(&mut events);
                     self.take_in(link, Batch { events, pointer: None }).await?;
+                    if self.is_queue_full(link).await? {
+                        return Ok(false);
+                    }
                 }
             };
             self.take_in(link, Batch { events, pointer: None }).await?;
@@ -132,7 +162,7 @@ impl Replication {
                 _ => break,
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -33,13 +33,14 @@ impl Lines {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, SyncError> {
         let mut searched = 0;
         loop {
-            if let Some(length) = self.rest.iter().skip(searched).position(|byte| *byte == b'\n') {
-                let line = self.rest.split_to(searched + length + 1);
-                return Ok(Some(line.freeze().slice(..searched + length)));
-            }
+            let end = self.rest.iter().skip(searched).position(|byte| *byte == b'\n').map(|at| searched + at);
             searched = self.rest.len();
-            if searched > MAX_LINE {
+            if end.unwrap_or(searched) > MAX_LINE {
                 return Err(SyncError::BadAnswer(format!("it sent a line of more than {MAX_LINE} bytes")));
+            }
+            if let Some(length) = end {
+                let line = self.rest.split_to(length + 1);
+                return Ok(Some(line.freeze().slice(..length)));
             }
             let chunk = tokio::time::timeout(self.within, self.answer.chunk()).await;
             match chunk.map_err(|_| SyncError::Timeout)?.map_err(SyncError::transport)? {

@@ -46,7 +46,7 @@ pub use self::clock::Clock;
 pub(crate) use self::event::MAX_BODY;
 pub use self::gatekeeper::{Gatekeeper, Refusal};
 pub(crate) use self::once::Synced;
-pub use self::peer::{Peer, Secret};
+pub use self::peer::{Peer, Secret, is_deployment_name};
 pub use self::replication::ReplicationOptions;
 pub(crate) use self::replication::{Link, Replication, Source, SyncError};
 pub use self::signature::{Nonce, PEER_TIME, Signer, sha256};

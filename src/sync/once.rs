@@ -1,5 +1,6 @@
 //! One synchronisation with a peer, for `stoa peers sync`. It may run beside a server.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use stoa_store::Stop;
@@ -27,10 +28,12 @@ impl Replication {
     ) -> Result<Option<Synced>, SyncError> {
         let Some(link) = self.link(name) else { return Ok(None) };
         let mut synced = Synced::default();
-        loop {
+        // The last event of each index at its first answer. Later ones are left to the next synchronisation.
+        let mut ends = BTreeMap::new();
+        while !self.is_queue_full(link).await? {
             let pulled = self.pull(link, 0).await?;
             synced.events += pulled.events as u64;
-            if !pulled.has_more {
+            if !pulled.has_more || pulled.seq >= *ends.entry(pulled.index).or_insert(pulled.current) {
                 break;
             }
         }

@@ -54,6 +54,12 @@ impl Peer {
     }
 }
 
+/// Returns whether a text is a valid name of a deployment: 1 to 64 lower case letters, digits, dots and hyphens.
+pub fn is_deployment_name(text: &str) -> bool {
+    let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
+    (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
 /// The secret of two deployments. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<[u8]>);

@@ -15,6 +15,7 @@ use super::intake::Batch;
 use super::lines::Lines;
 use super::turn::wait_for_turn;
 use super::{Link, Replication, SyncError};
+use crate::logging::on_one_line;
 
 /// Number of events in one transaction.
 const AT_ONCE: usize = 1000;
@@ -28,8 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The first and the longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5 * 60));
 
-/// The shortest time between two requests that bring nothing.
+/// The shortest time between two requests that bring little.
 const SHORTEST: Duration = Duration::from_secs(1);
+
+/// An answer brings little if it has fewer events, and moves the pointer by less. A peer that has more sends more at once.
+const LITTLE: (usize, u64) = (100, 20_000);
 
 /// The time between two comparisons of digests.
 const COMPARE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,12 +45,28 @@ const MAX_QUEUE: u64 = 200_000;
 const MAX_NEW_INDEXES: usize = 8;
 
 /// The result of one request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Pulled {
     /// The number of events that arrived.
     pub(super) events: usize,
     /// Whether the peer has more.
     pub(super) has_more: bool,
+    /// Whether the answer brought little.
+    is_little: bool,
+    /// The index that has answered. Empty if none has.
+    pub(super) index: String,
+    /// Its last event at the time of the request.
+    pub(super) current: u64,
+    /// The pointer into it.
+    pub(super) seq: u64,
+}
+
+impl Pulled {
+    /// Returns the time until the next request, after a request that has taken a time.
+    fn pause(&self, interval: Duration, elapsed: Duration) -> Duration {
+        let interval = if self.has_more { Duration::ZERO } else { interval };
+        if self.is_little { interval.max(SHORTEST.saturating_sub(elapsed)) } else { interval }
+    }
 }
 
 impl Replication {
@@ -71,11 +91,7 @@ impl Replication {
                         }
                         failures = 0;
                     }
-                    match (pulled.has_more, pulled.events) {
-                        (true, _) => Duration::ZERO,
-                        (false, 0) => interval.max(SHORTEST.saturating_sub(began.elapsed())),
-                        (false, _) => interval,
-                    }
+                    pulled.pause(interval, began.elapsed())
                 }
                 Err(error) => {
                     failures += 1;
@@ -89,8 +105,11 @@ impl Replication {
 
     async fn pull_and_compare(&self, link: &Arc<Link>, wait: u64) -> Result<Pulled, SyncError> {
         if self.is_queue_full(link).await? {
-            log::debug!(peer = link.peer.name; "the queue is full, waiting before the next pull");
-            return Ok(Pulled::default());
+            // A comparison begins with an end of the parked versions, which alone may fill the queue.
+            if !self.is_comparison_due(link).await? || !self.compare(link).await? {
+                log::warn!(peer = link.peer.name; "the queue of a peer is full, nothing is pulled until it is shorter");
+            }
+            return Ok(Pulled { is_little: true, ..Pulled::default() });
         }
         let pulled = self.pull(link, wait).await?;
         if !pulled.has_more && self.is_comparison_due(link).await? {
@@ -146,22 +165,28 @@ impl Replication {
                 self.note_contact(link, &header).await?;
                 return Ok(pulled);
             }
-            self.begin(link, &header, before.is_empty()).await?;
+            if !self.begin(link, &header, before.is_empty()).await? {
+                return Ok(Pulled { is_little: true, ..Pulled::default() });
+            }
         }
         Err(SyncError::BadAnswer("it answers from a new index each time".to_owned()))
     }
 
     /// Begins to follow an index. Its log has all versions from its beginning, so a deployment that has never followed
-    /// another index of this peer reads it. Another one compares the digests, and follows the log from its end.
-    async fn begin(&self, link: &Arc<Link>, header: &Header, is_first: bool) -> Result<(), SyncError> {
+    /// another index of this peer reads it. Another one compares the digests, and follows the log from its end. Returns
+    /// `false` if the queue got full before all was compared: the pointer stays, so that the next pull begins anew.
+    async fn begin(&self, link: &Arc<Link>, header: &Header, is_first: bool) -> Result<bool, SyncError> {
         let seq = if is_first { 0 } else { header.current };
         if !is_first {
             log::info!(peer = link.peer.name, index = header.index; "a peer answers from another index, comparing all modules");
-            self.compare(link).await?;
+            if !self.compare(link).await? {
+                return Ok(false);
+            }
         }
         let pointer = Some((header.index.clone(), seq));
         self.take_in(link, Batch { events: Vec::new(), pointer }).await?;
-        self.note_contact(link, header).await
+        self.note_contact(link, header).await?;
+        Ok(true)
     }
 
     async fn take_lines(
@@ -171,7 +196,8 @@ impl Replication {
         header: &Header,
         before: &BTreeMap<String, u64>,
     ) -> Result<Pulled, SyncError> {
-        let mut seq = before.get(&header.index).copied().unwrap_or_default();
+        let after = before.get(&header.index).copied().unwrap_or_default();
+        let mut seq = after;
         let mut events = Vec::new();
         let mut count = 0;
         let end = loop {
@@ -200,12 +226,14 @@ impl Replication {
         if end_seq < seq {
             return Err(SyncError::BadAnswer(format!("it ends at {end_seq}, before its event {seq}")));
         }
-        let has_moved = before.get(&header.index) != Some(&end_seq);
-        if has_moved || !events.is_empty() {
-            self.take_in(link, Batch { events, pointer: Some((header.index.clone(), end_seq)) }).await?;
+        let index = header.index.clone();
+        if end_seq > after || !before.contains_key(&index) {
+            self.take_in(link, Batch { events, pointer: Some((index.clone(), end_seq)) }).await?;
         }
-        // A peer that has more, and sends nothing, is not asked at once again.
-        Ok(Pulled { events: count, has_more: more && has_moved })
+        let is_little = count < LITTLE.0 && end_seq - after < LITTLE.1;
+        // A peer that has more, and sends little, is not asked at once again.
+        let has_more = more && !is_little;
+        Ok(Pulled { events: count, has_more, is_little, index, current: header.current, seq: end_seq })
     }
 
     async fn note_contact(&self, link: &Arc<Link>, header: &Header) -> Result<(), SyncError> {
@@ -218,11 +246,29 @@ impl Replication {
 
     async fn note_failure(&self, link: &Arc<Link>, error: &SyncError) {
         log::warn!(peer = link.peer.name, reason:% = error; "cannot pull from a peer, trying again later");
-        let (name, reason) = (link.peer.name.clone(), error.to_string());
+        // `stoa peers` prints the text, which may have parts of the answer.
+        let (name, reason) = (link.peer.name.clone(), on_one_line(&error.to_string()));
         let noted =
             self.off_runtime(move |store| Ok(store.peers().note_contact(&name, Err(reason.as_str()))?)).await;
         if let Err(error) = noted {
             log::warn!(peer = link.peer.name, reason:% = error; "cannot note the state of a peer");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_sends_little_is_not_asked_at_once_again() {
+        let pause = |has_more, is_little, interval, elapsed| {
+            let pulled = Pulled { events: 1, has_more, is_little, ..Pulled::default() };
+            pulled.pause(Duration::from_secs(interval), Duration::from_millis(elapsed)).as_millis()
+        };
+        assert_eq!((pause(true, false, 60, 1), pause(false, false, 60, 1)), (0, 60_000));
+        assert_eq!((pause(false, true, 60, 1), pause(false, true, 0, 1)), (60_000, 999));
+        // A request that has waited for an event has waited long enough.
+        assert_eq!((pause(false, true, 0, 50_000), pause(false, false, 0, 1)), (0, 0));
     }
 }

@@ -15,6 +15,7 @@ use super::clock::Clock;
 use super::gatekeeper::Gatekeeper;
 use super::peer::Peer;
 use super::push;
+use crate::logging::on_one_line;
 use crate::policy::Rule;
 use crate::services::Services;
 use crate::upstream::{PeerClient, UpstreamConfigError, UpstreamError, UpstreamOptions};
@@ -200,11 +201,11 @@ impl Link {
         // The text of an error is short. A part of it is enough.
         let text = tokio::time::timeout(within, answer.chunk()).await.ok().and_then(Result::ok).flatten();
         let text = String::from_utf8_lossy(text.as_deref().unwrap_or_default()).into_owned();
-        let text = text.lines().next().unwrap_or_default().chars().take(MAX_TEXT).collect();
+        let text: String = text.lines().next().unwrap_or_default().chars().take(MAX_TEXT).collect();
         Err(SyncError::Refused {
-            url: self.peer.url.join(path).map_or_else(|_| path.to_owned(), |url| url.to_string()),
+            url: self.client.url(path).to_string(),
             status: answer.status().as_u16(),
-            text,
+            text: on_one_line(&text),
         })
     }
 }

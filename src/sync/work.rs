@@ -337,14 +337,14 @@ impl Replication {
         if let Some(tier) = &self.services.tier {
             tier.apply_mark(version, mark).await?;
         }
-        let is_lifted = mark.is_lifted;
         let (named, mark, peer) = (version.clone(), mark.clone(), link.peer.name.clone());
         let applied = self.off_runtime(move |store| {
             // A fill of the version may take long.
             let Some(claim) = store.try_claim(&named)? else { return Ok(None) };
             let changed = store.apply_mark(&claim, &mark, &format!("by the peer {peer}"))?;
+            let known = store.records().get(&named)?.and_then(|record| record.mark());
             // Not after a mark that is lower than a lifting here, whose versions may be in the queue.
-            if store.records().get(&named)?.is_some_and(|record| record.tombstone.is_some()) {
+            if known.as_ref().is_some_and(|known| !known.is_lifted) {
                 // A later event of the version means work again.
                 store.peers().forget(&named)?;
             }
@@ -352,18 +352,23 @@ impl Replication {
                 let word = if mark.is_lifted { "lifted the tombstone" } else { "set a tombstone" };
                 log::info!(peer, version:% = named, origin = mark.origin, counter = mark.counter; "{word} of a version, as a peer has done");
             }
-            Ok(Some(changed))
+            Ok(Some(known.is_some_and(|known| known.is_lifted && known.rank() == mark.rank())))
         });
-        let Some(changed) = applied.await? else {
+        let Some(is_lifted) = applied.await? else {
             return Ok(Outcome::Failed {
                 reason: "another task works on the version".to_owned(),
                 is_definite: false,
                 retry_after: None,
             });
         };
-        if changed && is_lifted {
-            // The event of the version may have come before the lifting, and meant nothing then.
-            self.take_modules(link, &[version.path().to_string()]).await?;
+        // The event of the version may have come before the lifting, and meant nothing then. The lifting may have been applied
+        // by an attempt that failed here, so a lifting that changes nothing counts too.
+        if is_lifted && !self.take_modules(link, &[version.path().to_string()], Some(version)).await? {
+            return Ok(Outcome::Failed {
+                reason: "the queue of the peer is full".to_owned(),
+                is_definite: false,
+                retry_after: None,
+            });
         }
         Ok(Outcome::Done)
     }

@@ -69,17 +69,23 @@ impl PeerClient {
         &self.upstream
     }
 
+    /// Returns the URL of a path, which is relative to the base URL of the peer and begins with a slash.
+    pub fn url(&self, path: &str) -> Url {
+        let mut url = self.peer.url.clone();
+        url.set_path(&format!("{}{path}", url.path().trim_end_matches('/')));
+        url
+    }
+
     /// Sends a POST and waits for the headers of the answer, whatever its status. The caller bounds the body of the answer.
     ///
-    /// `path` is relative to the base URL of the peer, and begins with a slash.
+    /// `path` is as for [`url`](Self::url).
     pub async fn post(
         &self,
         path: &str,
         body: Vec<u8>,
         timeout: Duration,
     ) -> Result<Response, UpstreamError> {
-        let mut url = self.peer.url.clone();
-        url.set_path(&format!("{}{path}", url.path().trim_end_matches('/')));
+        let url = self.url(path);
         let hash = sha256(&body);
         let request = self.client.plain(&url).post(url.clone());
         let request = request.header(CONTENT_TYPE, "application/json").body(body);

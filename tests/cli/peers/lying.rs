@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use stoa_gomod::zip;
 use testkit::upstream::{Module, Request, Script, Upstream, head};
-use testkit::{Case, trial};
+use testkit::{Case, transcript, trial};
 
-use super::{OFTEN, Site};
+use super::{NEVER, OFTEN, Site};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -16,6 +16,11 @@ pub(super) fn cases() -> Vec<Case> {
         trial("an endless answer is ended", None, endless),
         trial("a pointer that goes back is refused", None, backwards),
         trial("a peer that answers garbage disturbs no other peer", None, garbage),
+        trial("a place in a log above 2^63 is refused", None, too_high),
+        trial("a mark with a huge origin goes no further", None, huge_mark),
+        trial("a long line that ends is refused, and so are long digests", None, too_long),
+        trial("a synchronisation with a peer that always has more ends", None, always_more),
+        trial("control characters of a peer reach no terminal", None, control_characters),
     ]
 }
 
@@ -213,4 +218,128 @@ fn garbage() {
     liar.wait_until_asked("/sync/v1/events", 4);
     assert_others_go_on(&site, &honest);
     assert_eq!(site.peer("a")["conflicts"], 0);
+}
+
+const NOTIFY: &str = "/sync/v1/notify";
+
+fn too_high() {
+    for place in [1 << 63, u64::MAX] {
+        let liar = announcing(event(place, "example.com/m@v1.0.0", None), place);
+        let (site, honest) = between(&liar);
+        testkit::until("the liar is found out", || site.peer("a")["last_error"].is_string());
+        assert_eq!(site.peer("a")["pointer"], 0);
+        let body = format!("{{\"index\":\"i\",\"events\":[{}]}}", event(place, "example.com/m@v1.0.0", None));
+        let reply = site.signer("a").post(site.address, NOTIFY, &body);
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        assert_eq!(site.peer("a")["queued"], 0);
+        assert_others_go_on(&site, &honest);
+    }
+}
+
+/// The log of b would carry the mark to c, whose limit for a line is lower than that for a notification.
+fn huge_mark() {
+    let marks = "accept_tombstones = true";
+    let (mut site, mut honest, liar) = (Site::new("b"), Site::new("c"), announcing(String::new(), 0));
+    site.add_peer("a", liar.url(), &["offer = [\"*\"]", NEVER, marks]);
+    let (to_honest, _) = super::connect(&mut site, &mut honest, &["offer = [\"*\"]", OFTEN, marks]);
+    // Without notifications, each event comes by a pull.
+    to_honest.lose(NOTIFY);
+    honest.start();
+    site.start();
+    let mark = |version: &str, origin: &str, at: &str, reason: &str| {
+        format!(
+            r#"{{"seq":1,"module":"example.com/m","version":"{version}","kind":"tombstoned","origin":"{origin}","counter":1,"at":"{at}","reason":"{reason}"}}"#
+        )
+    };
+    let at = "2026-01-02T03:04:05Z";
+    let long = "x".repeat(900_000);
+    for (mark, queued) in [
+        (mark("v1.0.0", &long, at, "r"), 0),
+        (mark("v1.1.0", "a", &long, "r"), 0),
+        (mark("v1.2.0", "a", "soon", "r"), 0),
+        (mark("v1.3.0", "a", at, &long), 1),
+    ] {
+        let reply =
+            site.signer("a").post(site.address, NOTIFY, &format!(r#"{{"index":"i","events":[{mark}]}}"#));
+        assert_eq!((reply.status, reply.text().trim()), (202, format!("{{\"queued\":{queued}}}").as_str()));
+    }
+    testkit::until("the valid mark arrives at c", || {
+        honest.server().get("/example.com/m/@v/v1.3.0.info").0 == 410
+    });
+    let module = site.publish("example.com/own@v1.0.0");
+    honest.wait_for(&module);
+    honest.wait_until_current("b");
+}
+
+fn too_long() {
+    let long = "x".repeat(9000);
+    let line =
+        event(1, "example.com/m@v1.0.0", None).replace("\"time\"", &format!("\"more\":\"{long}\",\"time\""));
+    let liar = announcing(line, 1);
+    let (site, honest) = between(&liar);
+    testkit::until("the liar is found out", || {
+        site.peer("a")["last_error"].as_str().is_some_and(|error| error.contains("a line of more than"))
+    });
+    assert_others_go_on(&site, &honest);
+    let digest =
+        |module: &str, digest: &str| format!("{{\"module\":\"{module}\",\"digest\":\"{digest}\"}}\n");
+    let valid = "0".repeat(64);
+    let many: String = (10_000..15_000).map(|n| digest(&format!("example.com/{n}"), &valid)).collect();
+    for (digests, reason) in [
+        (digest("example.com/m", &"0".repeat(7000)), "is not valid"),
+        (digest(&format!("example.com/{}!", "m".repeat(7000)), &valid), "is not valid"),
+        (many, "more than 4000 digests"),
+    ] {
+        let mut site = Site::new("b");
+        let liar = Upstream::with(move |request| match request.path.as_str() {
+            "/sync/v1/digests" => {
+                Script::Body(format!("{digests}{{\"end\":true,\"more\":false}}\n").into_bytes())
+            }
+            _ => Script::Body(page("", 0)),
+        });
+        site.add_peer("a", liar.url(), &["offer = [\"*\"]", NEVER]);
+        site.start();
+        let output = site.stoa(&["peers", "sync", "a", "--compare"]);
+        assert!(!output.status.success());
+        assert!(transcript(&output).contains(reason), "{}", transcript(&output));
+    }
+}
+
+/// Each answer has one event, and says that there are more. The last one ends the test if nothing else does.
+fn always_more() {
+    for step in [1, 30_000] {
+        let liar = answering(move |pointer| {
+            let seq = pointer.unwrap_or_default() + step;
+            let more = seq < 500 * step;
+            let event = if step == 1 { event(seq, "github.com/x/y@v1.0.0", None) } else { String::new() };
+            let current = step * 20;
+            Script::Body(
+                format!(
+                    "{{\"index\":\"{INDEX}\",\"current\":{current},\"known\":true}}\n{event}{{\"end\":true,\"seq\":{seq},\"more\":{more}}}\n"
+                )
+                .into_bytes(),
+            )
+        });
+        let mut site = Site::new("b");
+        site.add_peer("a", liar.url(), &["offer = []", "accept = [\"*.corp.example\"]"]);
+        testkit::create(&site.store());
+        site.done(&["peers", "sync", "a"]);
+        let asked = liar.asked("/sync/v1/events");
+        // With little in an answer the first one ends it, else the last event at the time of the first.
+        let expected = if step == 1 { 2 } else { 1 + 20 };
+        assert_eq!(asked, expected, "step {step}");
+    }
+}
+
+fn control_characters() {
+    let liar = answering(|_| {
+        Script::Status(500, "text/plain", "\u{1b}[2Jall is \u{202e}well\u{2028}again\u{9b}\n".as_bytes())
+    });
+    let (site, honest) = between(&liar);
+    testkit::until("the liar is found out", || site.peer("a")["last_error"].is_string());
+    let hidden = |c: char| (c.is_control() && c != '\n') || matches!(c, '\u{202e}' | '\u{2028}');
+    for text in [site.done(&["peers"]), transcript(&site.stoa(&["peers", "sync", "a"]))] {
+        assert!(text.contains("all is") && !text.contains(hidden), "{text:?}");
+    }
+    assert_others_go_on(&site, &honest);
 }

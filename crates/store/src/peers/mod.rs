@@ -133,7 +133,7 @@ impl Peers<'_> {
         self.read(|database| state::finished(database, peer))
     }
 
-    /// Replaces the pointers into the logs of a peer.
+    /// Replaces the pointers into the logs of a peer. A comparison of all versions is due after it.
     pub fn replace_pointers(&self, peer: &str, pointers: &BTreeMap<String, u64>) -> Result<(), PeersError> {
         let now = now();
         self.write(|database| state::replace_pointers(database, peer, pointers, now))

@@ -86,6 +86,11 @@ pub(super) fn replace_pointers(
     for (index, seq) in pointers {
         move_pointer(database, peer, index, *seq, now)?;
     }
+    // The pointers pass events that only a comparison has queued, at the server that had the turn before.
+    database
+        .connection
+        .prepare_cached("UPDATE peers SET compared_at = NULL WHERE name = ?1")?
+        .execute([peer])?;
     transaction.commit()
 }
 

@@ -170,7 +170,11 @@ fn a_pointer_is_finished_up_to_the_first_event_that_waits() {
     assert_eq!(peers.finished("b").unwrap(), finished(9));
     assert_eq!(peers.finished("c").unwrap(), finished(3));
     let other = BTreeMap::from([("other".to_owned(), 5)]);
+    peers.note_compared("b").unwrap();
+    peers.note_compared("c").unwrap();
     peers.replace_pointers("b", &other).unwrap();
+    assert_eq!(peers.state("b").unwrap().compared_at, None, "a comparison may have queued events elsewhere");
+    assert!(peers.state("c").unwrap().compared_at.is_some());
     assert_eq!((peers.pointers("b").unwrap(), peers.pointers("c").unwrap()), (other, finished(3)));
 }
 
