@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 
 use self::respond::Shared;
 use self::stall_timeout::StallTimeout;
+use crate::meters::Meters;
 use crate::observe::{AccessLog, Observer, States};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
@@ -149,6 +150,7 @@ pub async fn run(
     });
     let server = Server {
         shared: Arc::new(Shared { proxy, observer }),
+        meters: Arc::clone(&services.meters),
         builder: builder(&options),
         stall: options.stall_timeout,
     };
@@ -264,9 +266,10 @@ async fn accept(
             (place, accepted) = next => match accepted {
                 Ok((stream, peer)) => {
                     let connection = server.serve(stream, peer, graceful.watcher());
+                    let counted = server.meters.connected();
                     connections.spawn(async move {
                         connection.await;
-                        drop(place);
+                        drop((place, counted));
                     });
                 }
                 Err(error) if is_of_one_connection(&error) => log::debug!(reason:% = error; "a client gave up before its connection was accepted"),
@@ -317,6 +320,7 @@ fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
 
 struct Server {
     shared: Arc<Shared>,
+    meters: Arc<Meters>,
     builder: auto::Builder<TokioExecutor>,
     stall: Duration,
 }

@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod access_log;
 mod answers;
 mod as_go;
 mod audit;
@@ -80,6 +81,7 @@ mod verify;
 fn main() {
     let modules = vec![
         ("access", access::cases()),
+        ("access_log", access_log::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
         ("audit", audit::cases()),

@@ -1,7 +1,7 @@
 //! The thread that writes the log of requests.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
@@ -10,25 +10,28 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use stoa_layout::{PathError, durable};
 
-use super::line::{Entry, Form};
+use super::line::Form;
 use super::{AccessLogTarget, Message};
 
 /// The minimum time between two checks of whether the file was renamed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Maximum number of lines of one write.
+const BATCH: usize = 256;
+
 /// The open target.
 #[derive(Debug)]
 pub(super) enum Output {
-    Stdout(BufWriter<io::Stdout>),
-    File { path: PathBuf, file: BufWriter<File>, checked: Instant },
+    Stdout,
+    File { path: PathBuf, file: File, checked: Instant },
 }
 
 impl Output {
     pub(super) fn open(target: &AccessLogTarget) -> Result<Self, PathError> {
         Ok(match target {
-            AccessLogTarget::Stdout => Self::Stdout(BufWriter::new(io::stdout())),
+            AccessLogTarget::Stdout => Self::Stdout,
             AccessLogTarget::File(path) => Self::File {
-                file: BufWriter::new(durable::open_log(path)?),
+                file: durable::open_log(path)?,
                 path: path.clone(),
                 checked: Instant::now(),
             },
@@ -42,20 +45,24 @@ impl Output {
             return;
         }
         *checked = Instant::now();
-        if is_at(file.get_ref(), path) {
+        if is_at(file, path) {
             return;
         }
         match durable::open_log(path) {
-            Ok(new) => *file = BufWriter::new(new),
+            Ok(new) => *file = new,
             // The old file still takes the lines.
             Err(error) => log::warn!(reason:% = error; "cannot open the access log again"),
         }
     }
 
-    fn writer(&mut self) -> &mut dyn Write {
+    fn write(&mut self, lines: &str) -> io::Result<()> {
         match self {
-            Self::Stdout(out) => out,
-            Self::File { file, .. } => file,
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(lines.as_bytes())?;
+                out.flush()
+            }
+            Self::File { file, .. } => file.write_all(lines.as_bytes()),
         }
     }
 }
@@ -84,32 +91,29 @@ impl Writer {
     pub(super) fn run(mut self, entries: &Receiver<Message>) {
         while let Ok(Message::Line(first)) = entries.recv() {
             self.output.follow();
-            self.write(&first);
             let mut is_stopped = false;
+            let mut lines = self.form.line(&first);
+            let mut count = 1;
             // Many lines with one write, and no line waits for another.
-            for message in entries.try_iter() {
+            for message in entries.try_iter().take(BATCH) {
                 match message {
-                    Message::Line(entry) => self.write(&entry),
+                    Message::Line(entry) => {
+                        lines.push_str(&self.form.line(&entry));
+                        count += 1;
+                    }
                     Message::Stop => {
                         is_stopped = true;
                         break;
                     }
                 }
             }
-            if let Err(error) = self.output.writer().flush() {
-                log::warn!(reason:% = error; "cannot write the access log");
+            if let Err(error) = self.output.write(&lines) {
+                self.dropped.inc_by(count);
+                log::warn!(reason:% = error, lines = count; "cannot write the access log");
             }
             if is_stopped {
                 break;
             }
-        }
-    }
-
-    fn write(&mut self, entry: &Entry) {
-        let line = self.form.line(entry);
-        if let Err(error) = self.output.writer().write_all(line.as_bytes()) {
-            self.dropped.inc();
-            log::warn!(reason:% = error; "cannot write the access log");
         }
     }
 }
