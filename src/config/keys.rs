@@ -5,11 +5,13 @@
 //! A new key is one declaration here. Its value is a field of [`ServeConfig`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use stoa_bucket::BucketUrl;
 
+use super::listen::ListenAddress;
 use super::parse;
 use super::peers::PeerTable;
 use super::rules::ModuleTable;
@@ -60,7 +62,7 @@ impl Key {
 
     /// Returns whether the value is a list, with commas in options and variables.
     pub fn is_list(&self) -> bool {
-        matches!(self.value_name, "NAMES" | "PATTERNS" | "RANGES")
+        matches!(self.value_name, "NAMES" | "PATTERNS" | "RANGES" | "ADDRESSES")
     }
 
     /// Returns the text for `--help`.
@@ -177,9 +179,37 @@ macro_rules! serve_keys {
 }
 
 serve_keys! {
-    /// Address and port to listen on
-    /// `:3000` listens on all addresses. Port 0 takes a free port.
-    listen: String = "listen", "ADDRESS:PORT", Default::Value("127.0.0.1:3000"), parse::address;
+    /// Addresses to listen on: ADDRESS:PORT, unix:PATH or systemd
+    /// `:3000` listens on all addresses. Port 0 takes a free port. `systemd` stands for the sockets that the service manager passes on. In the config file, one address may be a plain string.
+    listen: Vec<ListenAddress> = "listen", "ADDRESSES", Default::Value("127.0.0.1:3000"),
+        ListenAddress::parse_list;
+
+    /// Mode of unix sockets, in octal; clients need the permission to write
+    listen_mode: u32 = "listen_mode", "MODE", Default::Value("0660"), parse::socket_mode;
+
+    /// Addresses for operators: only /healthz, /readyz, /metrics and /version, without TLS
+    /// They have 64 places for connections of their own, so they answer when all other places are taken. With them, /metrics is absent at the other addresses.
+    admin_listen: Option<Vec<ListenAddress>> = "admin.listen", "ADDRESSES", Default::Unset("none", "127.0.0.1:3001"),
+        |text| ListenAddress::parse_own(text).map(Some);
+
+    /// Certificates for TLS, in PEM: that of the server, then those of its issuers
+    /// With a certificate, all addresses of `listen` except unix sockets speak TLS only.
+    tls_cert: Option<PathBuf> = "tls.cert", "PATH", Default::Unset("none", "/etc/stoa/tls/cert.pem"),
+        |text| parse::absolute_path(text).map(Some);
+
+    /// Private key of the certificate, in PEM
+    tls_key: Option<PathBuf> = "tls.key", "PATH", Default::Unset("none", "/etc/stoa/tls/key.pem"),
+        |text| parse::absolute_path(text).map(Some);
+
+    /// Names by which clients may call this server, without a port
+    /// Requests with another name get 421. `/healthz` and `/readyz` are answered under every name.
+    hosts: Vec<String> = "hosts", "NAMES", Default::Unset("every name", "goproxy.corp.example,localhost"),
+        parse::hosts;
+
+    /// Address ranges of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
+    /// The other end of a unix socket is always believed.
+    trusted_proxies: Vec<IpNet> = "trusted_proxies", "RANGES", Default::Unset("none", "10.1.2.3"),
+        parse::ranges;
 
     /// Prefix of all URL paths
     /// Set it to `/go`, for example, if a reverse proxy forwards only that path.

@@ -56,6 +56,17 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Reads the mode of a unix socket, in octal.
+pub(super) fn socket_mode(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 && digits.len() >= 3 => Ok(mode),
+        _ => Err("expected a mode in octal such as 0660 or 0666, with which the owner may read and write"
+            .to_owned()),
+    }
+}
+
 /// Reads a duration: `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
@@ -158,6 +169,24 @@ pub(super) fn access_log_format(text: &str) -> Result<AccessLogFormat, String> {
         "json" => Ok(AccessLogFormat::Json),
         _ => Err("expected text or json".to_owned()),
     }
+}
+
+/// Reads an absolute path.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = path(text.trim())?;
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err("expected an absolute path".to_owned()),
+    }
+}
+
+/// Reads a list of hosts without ports.
+pub(super) fn hosts(text: &str) -> Result<Vec<String>, String> {
+    let host = |name: String| match host_and_port(&name)? {
+        Some((host, None)) if !host.is_empty() => Ok(host.to_ascii_lowercase()),
+        _ => Err(format!("{name:?} is not a name without a port, as in goproxy.corp.example")),
+    };
+    list(text)?.into_iter().map(host).collect()
 }
 
 /// Reads an address to listen on. Without a host it stands for all addresses.

@@ -72,8 +72,19 @@ impl Settings<'_> {
         let mode = (config.mode, config.origin("mode"));
         match self.redirects_without_target(self.file()?, mode, config.redirect_url.is_some()).next() {
             Some(fault) => Err(fault),
-            None => Ok(config),
+            None => self.without_half_of_tls(&config).map_or(Ok(config), Err),
         }
+    }
+
+    /// Returns an error if only one of the two files for TLS is set.
+    fn without_half_of_tls(&self, config: &ServeConfig) -> Option<ConfigError> {
+        let (key, path, other) = match (&config.tls_cert, &config.tls_key) {
+            (Some(path), None) => ("tls.cert", path, "tls.key"),
+            (None, Some(path)) => ("tls.key", path, "tls.cert"),
+            _ => return None,
+        };
+        let reason = format!("TLS needs {other}, too");
+        Some(self.wrong(config.origin(key), &path.to_string_lossy(), &reason))
     }
 
     /// Returns an error for each mode that redirects without a target. `mode` is that of the top level.

@@ -33,7 +33,8 @@ fn options_take_precedence_over_variables_and_those_over_the_file() {
     let bare = world(dir.path(), &[]);
     let listen = |world: &World, typed: Option<&str>| {
         let options = Options::default().with("listen", typed);
-        Settings::new(world, None).serve(&options).unwrap().listen
+        let listen = Settings::new(world, None).serve(&options).unwrap().listen;
+        listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     };
     assert_eq!(listen(&bare, None), "127.0.0.1:3000");
     fs::write(&bare.system_file, "listen = '127.0.0.1:1'").unwrap();

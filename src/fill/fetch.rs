@@ -148,7 +148,7 @@ impl Fetch {
                 let done = self.download(phase, permit, claimed, &source, None).await;
                 self.note_origin(&source);
                 done
-            },
+            }
             Some((shared, files)) => {
                 claimed.record = claimed.claim.known_record();
                 let source = match files {
@@ -438,7 +438,9 @@ fn outcome(error: &Unavailable) -> Outcome {
         | Unavailable::NotFetched(_)
         | Unavailable::Offline(_)
         | Unavailable::Limited { .. } => Outcome::Refused,
-        Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => Outcome::Wrong,
+        Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
+            Outcome::Wrong
+        }
         Unavailable::Abandoned(_) | Unavailable::Stopping(_) => Outcome::Cancelled,
         _ => Outcome::Failed,
     }

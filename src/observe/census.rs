@@ -38,7 +38,8 @@ impl Census {
         if is_due && !state.is_running {
             state.is_running = true;
             let (census, services) = (Arc::clone(self), Arc::downgrade(services));
-            let started = thread::Builder::new().name("census".to_owned()).spawn(move || census.run(&services));
+            let started =
+                thread::Builder::new().name("census".to_owned()).spawn(move || census.run(&services));
             if let Err(error) = started {
                 log::debug!(reason:% = error; "cannot start the count of unverified versions");
                 state.is_running = false;

@@ -99,7 +99,11 @@ impl States {
             out.gauge("store_size_bytes", "Size of the file system of the store", size as f64)?;
         }
         if let Some(age) = self.upkeep.index_age() {
-            out.gauge("index_age_seconds", "Time since the index was last compared with the store", age.as_secs_f64())?;
+            out.gauge(
+                "index_age_seconds",
+                "Time since the index was last compared with the store",
+                age.as_secs_f64(),
+            )?;
         }
         if let Some(migration) = &self.last_migration
             && let Ok(at) = OffsetDateTime::parse(&migration.finished, &Rfc3339)
@@ -141,10 +145,13 @@ impl States {
         out.gauges_by("permits_in_use", "Permits in use for work that is limited", "permits", &used)?;
         out.gauges_by("permits", "Permits for work that is limited", "permits", &all)?;
         let mut limited = BTreeMap::new();
-        for (place, is_limited) in policy.upstreams().flat_map(|upstream| upstream.limited().collect::<Vec<_>>()) {
+        for (place, is_limited) in
+            policy.upstreams().flat_map(|upstream| upstream.limited().collect::<Vec<_>>())
+        {
             *limited.entry(place_label(&place).to_owned()).or_insert(false) |= is_limited;
         }
-        let limited: Series = limited.into_iter().map(|(place, is)| (place, f64::from(u8::from(is)))).collect();
+        let limited: Series =
+            limited.into_iter().map(|(place, is)| (place, f64::from(u8::from(is)))).collect();
         out.gauges_by(
             "upstream_limited",
             "Whether the upstream accepts no requests now because it got too many",

@@ -12,8 +12,8 @@ use hyper::Request;
 use prometheus_client::registry::Registry;
 
 pub(crate) use self::access_log::AccessLog;
-pub use self::access_log::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 use self::access_log::Head;
+pub use self::access_log::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 pub(crate) use self::collect::States;
 use self::requests::Requests;
 use crate::request::RequestInfo;

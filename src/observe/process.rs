@@ -18,7 +18,9 @@ pub(super) fn write(out: &mut Writer<'_>) -> fmt::Result {
         out.gauge("max_open_files", "Maximum number of files and sockets that may be open", limit as f64)?;
     }
     match resident_bytes() {
-        Some(bytes) => out.gauge("resident_memory_bytes", "Memory of the process that is resident", bytes as f64),
+        Some(bytes) => {
+            out.gauge("resident_memory_bytes", "Memory of the process that is resident", bytes as f64)
+        }
         None => Ok(()),
     }
 }

@@ -4,38 +4,56 @@
 //! request, or does not read the answer, is disconnected. On shutdown the listener closes first. Requests in progress
 //! and their fills get [`ServeOptions::grace`] to end. The rest is aborted, and an aborted fill leaves nothing behind.
 
+//!
+//! | module | content |
+//! | --- | --- |
+//! | `listeners` | TCP and unix sockets |
+//! | `accept` | the loop that accepts connections |
+//! | `connection` | TLS, the version of HTTP, and the end of a connection |
+//! | `tls` | the certificate |
+//! | `stall_timeout` | clients that neither send nor read |
+//! | `respond` | the steps of a request |
+//! | `origin` | the client behind a reverse proxy |
+//! | `hosts` | the names of the server |
+//! | `refusal` | requests that the proxy does not get |
+//! | `watched` | the end of a request |
+
+mod accept;
+mod connection;
+mod hosts;
+mod listeners;
+mod origin;
+mod refusal;
 mod respond;
 mod stall_timeout;
+mod tls;
 mod watched;
 
-use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use ipnet::IpNet;
 use stoa_layout::PathError;
 use stoa_store::Store;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
+use self::connection::Serving;
+use self::hosts::Hosts;
 use self::respond::Shared;
-use self::stall_timeout::StallTimeout;
-use crate::meters::Meters;
 use crate::observe::{AccessLog, Observer, States};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
-use crate::request::{Caller, Entrance, RequestInfo};
+use crate::request::Entrance;
 use crate::services::{ServiceOptions, Services};
 use crate::sync::{Replication, ReplicationOptions};
 use crate::upkeep::Upkeep;
 use crate::upstream::UpstreamConfigError;
 
+pub use self::listeners::{Listeners, SocketFile};
+pub use self::tls::{Certificate, CertificateCell, TlsError};
 pub use crate::observe::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 
 /// The options of a server.
@@ -66,6 +84,12 @@ pub struct ServeOptions {
     pub replication: Option<ReplicationOptions>,
     /// The log of requests, if there is one.
     pub access_log: Option<AccessLogOptions>,
+    /// The certificate, if TCP sockets for clients have TLS.
+    pub certificate: Option<Arc<CertificateCell>>,
+    /// The names of the server, in lower case. Empty: all names.
+    pub hosts: Vec<String>,
+    /// The addresses of reverse proxies whose headers about their clients are believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for ServeOptions {
@@ -83,6 +107,9 @@ impl Default for ServeOptions {
             degraded: None,
             replication: None,
             access_log: None,
+            certificate: None,
+            hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -101,18 +128,19 @@ pub enum ServeError {
     /// The log of requests cannot be opened.
     #[error("cannot open the access log: {0}\nhelp: set log.access to a file that this user may write to")]
     AccessLog(#[from] PathError),
+    /// The settings of TLS are not possible.
+    #[error("cannot prepare TLS: {0}")]
+    Tls(rustls::Error),
 }
 
-/// Maximum size of a request's head, and about the size of a write to the connection.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-
-const MAX_HEADERS: usize = 100;
+/// Maximum number of connections to the listeners for operators.
+const MAX_ADMIN_CONNECTIONS: usize = 64;
 
 /// Serves until `shutdown` is ready, and then shuts down.
 ///
 /// The name of this proxy in `Via` is that of the policy's upstream.
 pub async fn run(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     store: Arc<Store>,
     policy: impl Into<Policy>,
     options: ServeOptions,
@@ -148,20 +176,31 @@ pub async fn run(
         observer.register(registry);
         registry.register_collector(Box::new(states));
     });
-    let server = Server {
-        shared: Arc::new(Shared { proxy, observer }),
+    let listeners = listeners.into();
+    let shared = Arc::new(Shared {
+        proxy,
+        observer,
         meters: Arc::clone(&services.meters),
-        builder: builder(&options),
-        stall: options.stall_timeout,
+        hosts: Hosts::new(options.hosts.clone()),
+        trusted_proxies: options.trusted_proxies.clone(),
+        base_path: options.base_path.trim_end_matches('/').to_owned(),
+        has_admin: listeners.has_admin(),
+    });
+    let (stop, stopping) = watch::channel(false);
+    let mut accepting = start(listeners, &shared, &options, &stopping)?;
+    let accepted = tokio::select! {
+        () = shutdown => Ok(()),
+        // Before the shutdown, a loop ends only with an error.
+        Some(ended) = accepting.join_next() => ended.unwrap_or_else(|error| Err(ServeError::Accept(error.into()))).map(drop),
     };
-    let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
-    let accepted = accept(listener, &server, &options, &graceful, &mut connections, shutdown).await;
-
-    while connections.try_join_next().is_some() {}
+    stop.send_replace(true);
+    let mut connections = Vec::new();
+    while let Some(ended) = accepting.join_next().await {
+        connections.extend(ended.ok().and_then(Result::ok));
+    }
     log::info!(
-        connections = connections.len(),
-        requests = server.shared.observer.in_progress(),
+        connections = connections.iter().map(JoinSet::len).sum::<usize>(),
+        requests = shared.observer.in_progress(),
         fills = services.flights.count(),
         grace:? = options.grace;
         "waiting for requests in progress"
@@ -173,19 +212,23 @@ pub async fn run(
     }
     drop(watching);
     let ended = tokio::time::timeout(options.grace, async {
-        graceful.shutdown().await;
+        for connections in &mut connections {
+            while connections.join_next().await.is_some() {}
+        }
         services.closed().await;
     });
     let mut aborted_requests = 0;
     if ended.await.is_err() {
-        aborted_requests = server.shared.observer.in_progress();
+        aborted_requests = shared.observer.in_progress();
         log::warn!(
             requests = aborted_requests, fills = services.flights.count(), grace:? = options.grace;
             "aborting requests and downloads that did not end within the grace period"
         );
     }
-    connections.shutdown().await;
-    server.shared.observer.close().await;
+    for connections in &mut connections {
+        connections.shutdown().await;
+    }
+    shared.observer.close().await;
     services.end().await;
     // It writes the last uses, which the bucket gets then.
     upkeep.end().await;
@@ -239,114 +282,30 @@ fn log_counts(services: &Services, aborted_requests: usize) {
     );
 }
 
-/// Accepts connections until `shutdown` is ready, and closes the listener.
-async fn accept(
-    listener: TcpListener,
-    server: &Server,
+/// Starts to accept connections.
+fn start(
+    listeners: Listeners,
+    shared: &Arc<Shared>,
     options: &ServeOptions,
-    graceful: &GracefulShutdown,
-    connections: &mut JoinSet<()>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    let places = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-    tokio::pin!(shutdown);
-    loop {
-        let next = async {
-            // Clients without a place wait in the kernel's queue. The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+    stopping: &watch::Receiver<bool>,
+) -> Result<JoinSet<Result<JoinSet<()>, ServeError>>, ServeError> {
+    let places = |number: usize| Arc::new(Semaphore::new(number.clamp(1, Semaphore::MAX_PERMITS)));
+    let (public, admin) = (places(options.max_connections), places(MAX_ADMIN_CONNECTIONS));
+    let tls =
+        options.certificate.as_ref().map(CertificateCell::settings).transpose().map_err(ServeError::Tls)?;
+    let mut accepting = JoinSet::new();
+    for listener in listeners.0 {
+        let has_tls = listener.is_tcp() && listener.entrance == Entrance::Public;
+        let serving = Serving {
+            shared: Arc::clone(shared),
+            entrance: listener.entrance,
+            tls: tls.clone().filter(|_| has_tls).map(TlsAcceptor::from),
+            head_timeout: options.head_timeout,
+            stall_timeout: options.stall_timeout,
+            stopping: stopping.clone(),
         };
-        tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    log::error!(reason:% = error; "a connection ended with an internal error");
-                }
-            }
-            (place, accepted) = next => match accepted {
-                Ok((stream, peer)) => {
-                    let connection = server.serve(stream, peer, graceful.watcher());
-                    let counted = server.meters.connected();
-                    connections.spawn(async move {
-                        connection.await;
-                        drop((place, counted));
-                    });
-                }
-                Err(error) if is_of_one_connection(&error) => log::debug!(reason:% = error; "a client gave up before its connection was accepted"),
-                Err(error) if is_fatal(&error) => return Err(ServeError::Accept(error)),
-                Err(error) => {
-                    // Out of files or memory, until some connection ends.
-                    log::warn!(
-                        reason:% = error, help = "raise the limit of open files (ulimit -n, LimitNOFILE)";
-                        "cannot accept a connection"
-                    );
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-        }
+        let places = if listener.entrance == Entrance::Admin { &admin } else { &public };
+        accepting.spawn(accept::accept(listener, serving, Arc::clone(places)));
     }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-fn is_fatal(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP)
-    )
-}
-
-fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.head_timeout)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(256)
-        .max_header_list_size(MAX_HEAD_BYTES as u32)
-        .keep_alive_interval(options.head_timeout)
-        .keep_alive_timeout(options.head_timeout);
-    builder
-}
-
-struct Server {
-    shared: Arc<Shared>,
-    meters: Arc<Meters>,
-    builder: auto::Builder<TokioExecutor>,
-    stall: Duration,
-}
-
-impl Server {
-    fn serve(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        watcher: hyper_util::server::graceful::Watcher,
-    ) -> impl Future<Output = ()> + use<> {
-        if let Err(error) = stream.set_nodelay(true) {
-            log::debug!(client:% = peer, reason:% = error; "cannot set TCP_NODELAY");
-        }
-        let shared = Arc::clone(&self.shared);
-        let service = service_fn(move |request| {
-            let info = RequestInfo::new(Caller::anonymous(Some(peer.ip())), Entrance::Public);
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(shared.respond(request, info).await) }
-        });
-        let io = TokioIo::new(StallTimeout::new(stream, self.stall));
-        let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
-        async move {
-            if let Err(error) = connection.await {
-                log::debug!(client:% = peer, reason:% = error; "a connection ended with an error");
-            }
-        }
-    }
+    Ok(accepting)
 }

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 /// The bytes that decide between HTTP/1 and HTTP/2: the length of the preface of HTTP/2.
@@ -14,16 +13,16 @@ const PREFACE_BYTES: usize = 24;
 
 /// A connection that fails if the client is silent for too long: while it is sent something, and before the version of
 /// HTTP is known. After that hyper's own timeouts apply.
-pub(crate) struct StallTimeout {
-    stream: TcpStream,
+pub(crate) struct StallTimeout<S> {
+    stream: S,
     limit: Duration,
     read: usize,
     reading: Option<Pin<Box<Sleep>>>,
     writing: Option<Pin<Box<Sleep>>>,
 }
 
-impl StallTimeout {
-    pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
+impl<S> StallTimeout<S> {
+    pub(crate) fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, read: 0, reading: None, writing: None }
     }
 
@@ -46,7 +45,7 @@ impl StallTimeout {
     }
 }
 
-impl AsyncRead for StallTimeout {
+impl<S: AsyncRead + Unpin> AsyncRead for StallTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -67,7 +66,7 @@ impl AsyncRead for StallTimeout {
     }
 }
 
-impl AsyncWrite for StallTimeout {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -93,7 +92,10 @@ impl AsyncWrite for StallTimeout {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let this = &mut *self;
+        let result = Pin::new(&mut this.stream).poll_flush(context);
+        // TLS accepts bytes that the socket has not taken.
+        Self::bound(&mut this.writing, this.limit, context, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -70,13 +70,13 @@ fn adds_up_with_the_metrics() {
         *group = (group.0 + 1.0, group.1 + line["bytes"].as_f64().unwrap());
     }
     for ([kind, status, cache], (count, _)) in &groups {
-        let labels = [format!("kind=\"{kind}\""), format!("status=\"{status}\""), format!("cache=\"{cache}\"")];
+        let labels =
+            [format!("kind=\"{kind}\""), format!("status=\"{status}\""), format!("cache=\"{cache}\"")];
         let labels: Vec<_> = labels.iter().map(String::as_str).collect();
         assert_eq!(scrape.sum("stoa_requests_total", &labels), *count, "{labels:?}");
     }
     for kind in ["info", "mod", "zip", "list", "other"] {
-        let bytes: f64 =
-            groups.iter().filter(|([of, ..], _)| of == kind).map(|(_, (_, bytes))| bytes).sum();
+        let bytes: f64 = groups.iter().filter(|([of, ..], _)| of == kind).map(|(_, (_, bytes))| bytes).sum();
         let label = format!("kind=\"{kind}\"");
         assert_eq!(scrape.sum("stoa_response_bytes_total", &[&label]), bytes, "{kind}");
     }
@@ -100,7 +100,9 @@ fn the_file_is_opened_again_after_a_rename() {
     let old = dir.path().join("access.log.1");
     let server = start(&dir.path().join("store"), &upstream, &log, "text");
     assert_eq!(server.get("/healthz").0, 200);
-    testkit::until("a line is written", || fs::read_to_string(&log).is_ok_and(|text| text.contains(" health 200 ")));
+    testkit::until("a line is written", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains(" health 200 "))
+    });
     fs::rename(&log, &old).unwrap();
     testkit::until("the file is there again", || {
         assert_eq!(server.get("/version").0, 200);

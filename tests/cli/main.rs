@@ -56,6 +56,7 @@ mod import_config;
 mod index;
 mod install;
 mod leftovers;
+mod listeners;
 mod metrics;
 mod migrate;
 mod old_stores;
@@ -76,6 +77,7 @@ mod texts;
 mod threads;
 mod tidy;
 mod times;
+mod tls_client;
 mod verify;
 
 fn main() {
@@ -126,6 +128,7 @@ fn main() {
         ("index", index::cases()),
         ("install", install::cases()),
         ("leftovers", leftovers::cases()),
+        ("listeners", listeners::cases()),
         ("metrics", metrics::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),

@@ -230,7 +230,9 @@ fn a_migrated_store_with_peers() {
         assert_eq!(now.sum(name, &of_b), 0.0, "{name}");
     }
     assert!(now.has("stoa_peer_events_total"));
-    testkit::until("the versions are counted", || Scrape::of(&server.url).sum("stoa_store_versions", &[]) == 3.0);
+    testkit::until("the versions are counted", || {
+        Scrape::of(&server.url).sum("stoa_store_versions", &[]) == 3.0
+    });
 }
 
 /// The dashboard and the rules name metrics that exist.

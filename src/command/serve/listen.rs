@@ -4,7 +4,6 @@
 //! exit code that names it.
 
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +14,14 @@ use stoa_store::Store;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::bind::Sockets;
 use super::startup::{self, Startup};
 use crate::bucket::Tier;
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings};
 use crate::policy::Policy;
-use crate::server::{AccessLogOptions, self, ServeOptions};
+use crate::server::{self, AccessLogOptions, Certificate, CertificateCell, ServeOptions};
 use crate::sources::Sources;
 use crate::sumdb::Gosumdb;
 use crate::tasks;
@@ -41,11 +41,12 @@ pub(crate) fn run(
     let store = open_store(held, mode, settings, "serve")?
         .patient_for(config.claim_timeout)
         .named(config.peers_name.clone());
-    let listener = bind(&config.listen)?;
+    let certificate = certificate(&config)?;
+    let sockets = Sockets::bind(&config)?;
     store.fill_reserve();
-    let address = listener.local_addr().map_err(cannot_start)?;
+    let address = sockets.first_address();
     let runtime = tasks::runtime().map_err(CommandError::no_threads)?;
-    let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
+    let policy = sources.policy(&config, store.is_read_only(), address)?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
     let mut services = sources.services(&config, &policy, is_asked)?;
@@ -85,10 +86,15 @@ pub(crate) fn run(
         last_use_interval: config.last_use_interval,
         degraded,
         replication,
-        access_log: config.log_access.map(|target| AccessLogOptions { target, format: config.log_access_format }),
+        access_log: config
+            .log_access
+            .map(|target| AccessLogOptions { target, format: config.log_access_format }),
+        certificate: certificate.map(CertificateCell::new),
+        hosts: config.hosts,
+        trusted_proxies: config.trusted_proxies,
         ..ServeOptions::default()
     };
-    let served = runtime.block_on(serve_until_stopped(listener, store, policy, options, &after_migration));
+    let served = runtime.block_on(serve_until_stopped(sockets, store, policy, options, &after_migration));
     log::logger().flush();
     match served {
         Ok(Some(signal)) => {
@@ -144,57 +150,24 @@ fn within_limit(wanted: usize, files: Option<u64>) -> usize {
     wanted.min(possible)
 }
 
+/// Reads the certificate of a configuration, if it has one.
+fn certificate(config: &ServeConfig) -> Result<Option<Certificate>, CommandError> {
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    let read = Certificate::read(cert, key).map_err(|error| CommandError::new(Exit::USAGE, error));
+    read.map(Some)
+}
+
 /// Checks that the server could start, before the store is changed for it.
 pub(crate) fn check(config: &ServeConfig, sources: &Sources<'_>) -> Result<(), CommandError> {
     sources.check(config)?;
-    bind(&config.listen).map(drop)
-}
-
-fn bind(address: &str) -> Result<TcpListener, CommandError> {
-    // Without a host: all addresses. A socket of IPv6 accepts IPv4 too, but a machine may have no IPv6.
-    let bound = match address.strip_prefix(':') {
-        Some(port) => TcpListener::bind(format!("[::]:{port}")).or_else(|error| match error.kind() {
-            io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
-            _ => TcpListener::bind(format!("0.0.0.0:{port}")),
-        }),
-        None => TcpListener::bind(address),
-    };
-    let bound = bound.and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    bound.map_err(|error| {
-        use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
-        let (exit, reason, help) = match error.kind() {
-            AddrInUse => (
-                Exit::CANT_CREATE,
-                "another program listens there".to_owned(),
-                "stop that program (it may be another stoa serve), or choose another port with --listen",
-            ),
-            AddrNotAvailable => (
-                Exit::CANT_CREATE,
-                "this machine does not have that address".to_owned(),
-                "choose an address of this machine with --listen, or :PORT for all addresses",
-            ),
-            PermissionDenied => (
-                Exit::PERMISSION,
-                error.to_string(),
-                "choose a port of at least 1024 with --listen, or permit this program to use lower ports",
-            ),
-            _ => (
-                Exit::USAGE,
-                error.to_string(),
-                "set an address and a port with --listen, for example 127.0.0.1:3000",
-            ),
-        };
-        CommandError::new(exit, format!("cannot listen on {address}: {reason}")).help(help)
-    })
+    Sockets::check(config)?;
+    certificate(config).map(drop)
 }
 
 /// Serves until the first signal, and then until all requests in progress have ended. Returns the second signal if that
 /// came before.
 async fn serve_until_stopped(
-    listener: TcpListener,
+    sockets: Sockets,
     store: Store,
     policy: Policy,
     options: ServeOptions,
@@ -202,12 +175,14 @@ async fn serve_until_stopped(
 ) -> Result<Option<SignalKind>, CommandError> {
     let mut signals = Signals::new().map_err(cannot_start)?;
     after_migration.handled_by_program();
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot_start)?;
-    let address = listener.local_addr().map_err(cannot_start)?;
-    // The server goes on if nobody reads its standard output.
-    let _ = writeln!(io::stdout().lock(), "listening on http://{address}");
+    let lines = sockets.lines();
+    let listeners = sockets.into_listeners().map_err(cannot_start)?;
+    for line in lines {
+        // The server goes on if nobody reads its standard output.
+        let _ = writeln!(io::stdout().lock(), "{line}");
+    }
     let (stop, stopping) = tokio::sync::oneshot::channel();
-    let served = server::run(listener, Arc::new(store), policy, options, async {
+    let served = server::run(listeners, Arc::new(store), policy, options, async {
         // An error means that the sender is gone, which is the end as well.
         let _ = stopping.await;
     });

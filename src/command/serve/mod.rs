@@ -1,5 +1,6 @@
 //! `stoa serve`: the options, and the way through the gate to the server.
 
+mod bind;
 mod listen;
 mod startup;
 

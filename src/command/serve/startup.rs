@@ -22,7 +22,8 @@ pub(crate) struct Startup<'a> {
     pub(crate) has_bucket: bool,
     /// The name of the checksum database that downloads are verified against.
     pub(crate) database: Option<&'a str>,
-    pub(crate) address: SocketAddr,
+    /// The address of the first TCP socket, if there is one.
+    pub(crate) address: Option<SocketAddr>,
 }
 
 impl Startup<'_> {
@@ -37,9 +38,12 @@ impl Startup<'_> {
         }
         self.log_upstream();
         self.log_checksum_database();
-        let url = self.url();
+        let Some(address) = self.address else {
+            return log::info!("ready to serve at unix sockets");
+        };
+        let url = self.url(address);
         log::info!(
-            address:% = self.address, url, command = format!("GOPROXY={url} go mod download");
+            address:% = address, url, command = format!("GOPROXY={url} go mod download");
             "ready to serve: run the command to try it"
         );
     }
@@ -88,14 +92,15 @@ impl Startup<'_> {
     }
 
     /// Returns the value of `GOPROXY` for a client on this machine.
-    fn url(&self) -> String {
-        let ip = self.address.ip();
-        let host = match (ip.is_unspecified(), self.address.is_ipv6()) {
+    fn url(&self, address: SocketAddr) -> String {
+        let ip = address.ip();
+        let host = match (ip.is_unspecified(), address.is_ipv6()) {
             (true, _) => "localhost".to_owned(),
             (false, true) => format!("[{ip}]"),
             (false, false) => ip.to_string(),
         };
-        format!("http://{host}:{}{}", self.address.port(), self.config.base_path.trim_end_matches('/'))
+        let scheme = if self.config.tls_cert.is_some() { "https" } else { "http" };
+        format!("{scheme}://{host}:{}{}", address.port(), self.config.base_path.trim_end_matches('/'))
     }
 }
 

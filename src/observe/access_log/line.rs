@@ -115,9 +115,7 @@ impl Form {
             Route::Info(version) | Route::Mod(version) | Route::Zip(version) => of_version(&version),
             Route::SumdbLookup { module, .. } => of_version(&module),
             Route::List(module) | Route::Latest(module) => (Some(module.to_string()), None),
-            Route::Query(module, revision) => {
-                (Some(module.to_string()), Some(revision.as_str().to_owned()))
-            }
+            Route::Query(module, revision) => (Some(module.to_string()), Some(revision.as_str().to_owned())),
             _ => (None, None),
         }
     }
@@ -126,7 +124,8 @@ impl Form {
 /// The form for people and for `awk`: fields between spaces, and `-` for none.
 impl Display for Line<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let plain = |text: Option<&str>| Plain(text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned());
+        let plain =
+            |text: Option<&str>| Plain(text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned());
         write!(
             f,
             "{} {} {} {} {} {} {} {} {} {:.6} {} {} {} {}",
@@ -169,7 +168,9 @@ impl Display for Quoted<'_> {
         for c in self.0.chars() {
             match c {
                 '"' | '\\' => write!(f, "\\{c}")?,
-                c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => write!(f, "{}", c.escape_default())?,
+                c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => {
+                    write!(f, "{}", c.escape_default())?
+                }
                 c => f.write_char(c)?,
             }
         }

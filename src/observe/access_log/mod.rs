@@ -87,7 +87,8 @@ impl AccessLog {
         let output = Output::open(&options.target)?;
         let (sender, entries) = sync_channel(WAITING);
         let dropped = Counter::default();
-        let form = line::Form { format: options.format, base_path: base_path.to_owned(), sumdbs: sumdbs.to_vec() };
+        let form =
+            line::Form { format: options.format, base_path: base_path.to_owned(), sumdbs: sumdbs.to_vec() };
         let writer = Writer::new(output, form, dropped.clone());
         let thread = Background::start("access log", Some(move || writer.run(&entries)));
         Ok(Self { sender, dropped, thread })

@@ -30,11 +30,9 @@ impl Output {
     pub(super) fn open(target: &AccessLogTarget) -> Result<Self, PathError> {
         Ok(match target {
             AccessLogTarget::Stdout => Self::Stdout,
-            AccessLogTarget::File(path) => Self::File {
-                file: durable::open_log(path)?,
-                path: path.clone(),
-                checked: Instant::now(),
-            },
+            AccessLogTarget::File(path) => {
+                Self::File { file: durable::open_log(path)?, path: path.clone(), checked: Instant::now() }
+            }
         })
     }
 

@@ -12,6 +12,7 @@ use crate::PathError;
 pub fn open_log(path: &Path) -> Result<File, PathError> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
-    let file = rustix::fs::open(path, flags, mode).map_err(|errno| PathError::new("append to", path, errno))?;
+    let file =
+        rustix::fs::open(path, flags, mode).map_err(|errno| PathError::new("append to", path, errno))?;
     Ok(File::from(file))
 }

@@ -237,7 +237,9 @@ impl Database {
         let sql = "SELECT count(*), count(DISTINCT module), coalesce(sum(bytes), 0) FROM versions
             WHERE modified IS NOT NULL";
         let number = |row: &Row<'_>, at| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or_default());
-        self.ask(sql, |row| Ok(Totals { versions: number(row, 0)?, modules: number(row, 1)?, bytes: number(row, 2)? }))
+        self.ask(sql, |row| {
+            Ok(Totals { versions: number(row, 0)?, modules: number(row, 1)?, bytes: number(row, 2)? })
+        })
     }
 
     /// Returns the stored stamp of a module.
