@@ -11,6 +11,7 @@ pub mod bucket;
 mod byte_budget;
 pub mod command;
 pub mod config;
+pub mod eviction;
 pub mod fill;
 mod go_env;
 mod last_use;
@@ -23,6 +24,7 @@ pub mod policy;
 pub mod proxy;
 #[expect(dead_code, reason = "the log of requests and the metrics will read it")]
 mod request;
+mod sending;
 pub mod server;
 pub mod services;
 mod sources;

@@ -12,6 +12,7 @@ pub use crate::fill::FlightOptions;
 use crate::fill::{Flights, Seals, examining};
 use crate::meters::Meters;
 use crate::policy::{Policy, PolicyCell};
+use crate::sending::Sending;
 use crate::sumdb::{Sumdb, SumdbOptions};
 use crate::tasks::Shutdown;
 pub use crate::upstream::{Instance, Via};
@@ -62,6 +63,8 @@ pub struct Services {
     pub sumdb: Arc<Sumdb>,
     /// The counters of the parts.
     pub meters: Arc<Meters>,
+    /// The versions that are being sent.
+    pub(crate) sending: Arc<Sending>,
     shutdown: Arc<Shutdown>,
 }
 
@@ -95,7 +98,7 @@ impl Services {
             options.flights,
             (Arc::clone(&meters), Arc::clone(&shutdown)),
         );
-        Self { store, tier, policy: cell, answers, flights, seals, sumdb, meters, shutdown }
+        Self { store, tier, policy: cell, answers, flights, seals, sumdb, sending: Arc::default(), meters, shutdown }
     }
 
     /// Starts the shutdown: tasks that wait for their turn and have no waiting client are dropped.

@@ -183,6 +183,13 @@ impl<'a> Sources<'a> {
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
     }
 
+    /// Returns the patterns of private modules, besides those of the rules. The configuration has no other list of private
+    /// modules than those that no checksum database is asked about.
+    pub(crate) fn private_patterns(&self, config: &ServeConfig) -> Patterns {
+        let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
+        Patterns::parse(&private.collect::<Vec<_>>().join(","))
+    }
+
     /// Returns the settings for downloads, lists, queries and checksum databases. `is_asked` is whether clients may ask
     /// for a checksum database.
     pub(crate) fn services(
@@ -195,9 +202,7 @@ impl<'a> Sources<'a> {
             true => SumdbOptions { private: self.sumdb_refuse(config, is_asked), ..SumdbOptions::default() },
             false => self.checksums(config, policy.requires_checksums(), is_asked)?,
         };
-        // The configuration has no other list of private modules than those that no checksum database is asked about.
-        let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
-        let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
+        let private = self.private_patterns(config);
         let answers =
             AnswerOptions { list_ttl: config.fill_list_ttl, private, has_peers: !config.peers.is_empty() };
         let flights = FlightOptions {

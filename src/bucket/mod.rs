@@ -31,7 +31,7 @@ mod read;
 mod record;
 mod redirect;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod turns;
 mod uses;
 mod watch;

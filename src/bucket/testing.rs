@@ -33,7 +33,7 @@ pub(super) async fn tier(is_read_only: bool) -> Arc<Tier> {
 }
 
 /// Returns a new store in a folder.
-pub(super) fn store(root: &Path) -> Arc<Store> {
+pub(crate) fn store(root: &Path) -> Arc<Store> {
     let layouts = Layouts::new("test 1", stoa_store::LAYOUT, FOLDERS.to_vec());
     let options = Options::default();
     let runner =
@@ -45,7 +45,7 @@ pub(super) fn store(root: &Path) -> Arc<Store> {
 }
 
 /// Publishes a version in a store.
-pub(super) fn put(store: &Store, version: &ModuleVersion) {
+pub(crate) fn put(store: &Store, version: &ModuleVersion) {
     let (info, modfile, zip) = files(version);
     let mut draft = store.draft(version).unwrap();
     (&**draft.zip()).write_all(&zip).unwrap();

@@ -64,6 +64,8 @@ impl File {
     fn take_values(&mut self, prefix: &str, table: &DeTable<'_>, line_of: &dyn Fn(usize) -> usize) {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
+            // TOML has no key that is both a value and a table.
+            let name = if name == "store.path" { "store".to_owned() } else { name };
             let line = line_of(key.span().start);
             if prefix.is_empty() && TABLES.contains(&name.as_str()) {
                 self.take_tables(&name, line, value.get_ref(), line_of);
@@ -73,6 +75,9 @@ impl File {
                 keys::all().any(|key| key.name.strip_prefix(&name).is_some_and(|rest| rest.starts_with('.')))
             };
             match (keys::find(&name), value.get_ref()) {
+                (Some(_), DeValue::Table(inner)) if prefix.is_empty() && is_table_of_ours() => {
+                    self.take_values(&format!("{name}."), inner, line_of);
+                }
                 (Some(key), value) => match text_of(key, value) {
                     Ok(text) => drop(self.values.insert(key.name, (text, line))),
                     Err(reason) => self.wrong.push((line, reason)),

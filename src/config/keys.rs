@@ -17,6 +17,7 @@ use super::peers::PeerTable;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
 use crate::observe::{AccessLogFormat, AccessLogTarget};
+use crate::eviction::Free;
 use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::HostCredentials;
 
@@ -93,7 +94,7 @@ pub const GENERAL: &[Key] = &[
         name: "store",
         value_name: "DIR",
         default: Default::Unset("$XDG_DATA_HOME/stoa, or ~/.local/share/stoa", "/var/lib/stoa"),
-        doc: "Folder of the store\nIn the config file, a relative path starts at the folder of that file.",
+        doc: "Folder of the store\nIn the config file, a relative path starts at the folder of that file. A file that has the table [store] names the folder there, as `path`.",
         check: |text| parse::path(text).map(drop),
     },
     Key {
@@ -192,7 +193,7 @@ serve_keys! {
     admin_listen: Option<Vec<ListenAddress>> = "admin.listen", "ADDRESSES", Default::Unset("none", "127.0.0.1:3001"),
         |text| ListenAddress::parse_own(text).map(Some);
 
-    /// Certificates for TLS, in PEM: that of the server, then those of its issuers
+    /// Certificates for TLS, in PEM: the certificate of the server, then those of its issuers
     /// With a certificate, all addresses of `listen` except unix sockets speak TLS only.
     tls_cert: Option<PathBuf> = "tls.cert", "PATH", Default::Unset("none", "/etc/stoa/tls/cert.pem"),
         |text| parse::absolute_path(text).map(Some);
@@ -338,6 +339,25 @@ serve_keys! {
     direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
         parse::ranges;
 
+    /// Maximum size of the versions in the store
+    /// Above this size, the server removes the least recently used versions, down to 95 percent. Private modules, the modules in store.keep and versions that this server cannot download again stay.
+    store_max_size: Option<u64> = "store.max_size", "SIZE", Default::Unset("none", "200G"),
+        |text| parse::size(text).map(Some);
+
+    /// Minimum of free space on the disk of the store: a size, or a percentage of the disk
+    /// With less, the server removes the least recently used versions until this much and 1 percent of the disk are free.
+    store_min_free: Option<Free> = "store.min_free", "SIZE", Default::Unset("none", "10%"),
+        |text| parse::free(text).map(Some);
+
+    /// Age in days or weeks since the last use from which on a version is removed
+    /// It needs last_use.interval.
+    store_unused_for: Option<u32> = "store.unused_for", "AGE", Default::Unset("none", "180d"),
+        |text| parse::age(text).map(Some);
+
+    /// Modules that the limits of the store do not remove, as patterns in the syntax of GOPRIVATE
+    store_keep: Option<Vec<String>> = "store.keep", "PATTERNS", Default::Unset("none", "example.org/*"),
+        |text| parse::patterns(text).map(Some);
+
     /// Bucket that several servers share: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
     /// The store of this machine is a cache in front of the bucket. Credentials come from the environment, as for the tools of the service.
     bucket_url: Option<BucketUrl> = "bucket.url", "BUCKET", Default::Unset("none", "s3://go-modules"),
@@ -380,5 +400,6 @@ serve_keys! {
         |text| parse::peer_name(text).map(Some);
 
     /// Maximum number of versions that are downloaded from peers at the same time
+    /// If there are more peers, their number is the limit: each peer may always have one download.
     peers_max_concurrent: usize = "peers.max_concurrent", "N", Default::Value("4"), parse::count;
 }

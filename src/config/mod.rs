@@ -199,6 +199,7 @@ impl<'a> Settings<'a> {
         let has_target = set("redirect_url").is_some();
         let own_name = set("peers.name").map(|(text, _)| text.trim().to_owned());
         faults.extend(Self::faults_of_peers(file, own_name.as_deref()));
+        faults.extend(self.limits_beside_bucket(options).unwrap_or_default());
         faults.extend(self.redirects_without_target(file, (mode, &origin), has_target));
         faults.sort_by_key(|fault| fault.line().unwrap_or(usize::MAX));
         faults

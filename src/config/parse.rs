@@ -12,6 +12,7 @@ use stoa_bucket::{BucketUrl, BucketUrlError};
 use stoa_gomod::private::Patterns;
 
 use crate::observe::{AccessLogFormat, AccessLogTarget};
+use crate::eviction::Free;
 use crate::sumdb::Gosumdb;
 use crate::sync::is_deployment_name;
 
@@ -116,6 +117,29 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         0 => Err("expected a size larger than 0".to_owned()),
         bytes => Ok(bytes),
     }
+}
+
+/// Reads a size, or a percentage of a disk: `50G` or `10%`.
+pub(super) fn free(text: &str) -> Result<Free, String> {
+    let expected = || format!("{text:?} is neither a size, as in 50G, nor a percentage from 1% to 99%");
+    match text.trim().strip_suffix('%') {
+        Some(number) => {
+            let percent = number.trim_end().parse().ok().filter(|percent| (1..=99).contains(percent));
+            percent.map(Free::Percent).ok_or_else(expected)
+        }
+        None => size(text).map(Free::Bytes).map_err(|_| expected()),
+    }
+}
+
+/// Reads an age in days: `180d` or `12w`.
+pub(super) fn age(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let units = [('d', 1), ('w', 7)];
+    let found = units.into_iter().find_map(|(unit, days)| Some((text.strip_suffix(unit)?, days)));
+    let days = found.and_then(|(number, days)| number.parse::<u32>().ok()?.checked_mul(days));
+    // A hundred years.
+    let days = days.filter(|days| (1..=36_500).contains(days));
+    days.ok_or_else(|| "expected an age of at least one day, such as 180d or 12w".to_owned())
 }
 
 /// Reads a number of bytes per second, in the syntax of sizes.
@@ -405,6 +429,19 @@ mod tests {
         }
         assert_eq!(size("2GiB"), Ok(2 << 30));
         assert!(size("0").is_err() && size("2X").is_err());
+    }
+
+    #[test]
+    fn free_space_and_ages_have_a_form() {
+        assert_eq!(free("50G"), Ok(Free::Bytes(50 << 30)));
+        assert_eq!(free(" 10% "), Ok(Free::Percent(10)));
+        for text in ["", "%", "0%", "100%", "-1%", "1.5%", "0", "ten"] {
+            assert!(free(text).unwrap_err().contains("percentage"), "{text}");
+        }
+        assert_eq!((age("180d"), age("12w")), (Ok(180), Ok(84)));
+        for text in ["", "0d", "180", "1h", "d", "-1d", "2026-01-31", "99999999w"] {
+            assert!(age(text).unwrap_err().contains("180d"), "{text}");
+        }
     }
 
     #[test]

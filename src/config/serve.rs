@@ -7,9 +7,15 @@ use stoa_gomod::private::Patterns;
 use super::file::File;
 use super::keys::ServeConfig;
 use super::rules::ModuleTable;
-use super::{ConfigError, Options, Origin, Settings};
+use super::{ConfigError, Options, Origin, Settings, key};
+use crate::eviction::{EvictionOptions, Limits};
 use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::{Direct, DirectOptions, DirectRule, DirectRules, UpstreamOptions};
+
+/// The keys that limit the store of a server without a bucket.
+const LIMITS: [&str; 3] = ["store.max_size", "store.min_free", "store.unused_for"];
+
+const HAS_BUCKET: &str = "with a bucket the store is a cache; set bucket.max_local_size instead";
 
 const NO_TARGET: &str = "a mode that redirects needs redirect_url";
 
@@ -23,6 +29,19 @@ impl ServeConfig {
     pub fn uses_direct(&self, upstream: Option<&str>) -> bool {
         let lists = self.modules.iter().filter_map(|table| table.upstream.as_deref()).chain(upstream);
         lists.into_iter().any(names_direct)
+    }
+
+    /// Returns the settings for the eviction, if the store has a limit. `private` are the private modules, besides those of
+    /// the rules.
+    pub(crate) fn eviction(&self, private: Patterns) -> Option<EvictionOptions> {
+        let limits = Limits {
+            max_size: self.store_max_size,
+            min_free: self.store_min_free,
+            // Without recorded uses, every version would look unused.
+            unused_for: self.store_unused_for.filter(|_| !self.last_use_interval.is_zero()),
+        };
+        let keep = Patterns::parse(&self.store_keep.as_deref().unwrap_or_default().join(","));
+        (!limits.is_empty()).then(|| EvictionOptions { keep, private, ..EvictionOptions::new(limits) })
     }
 
     /// Returns the options of upstreams. `netrc` is the path at which a netrc file may be, and `private` are the
@@ -69,11 +88,30 @@ impl Settings<'_> {
     /// Resolves the configuration of the server.
     pub fn serve(&self, options: &Options) -> Result<ServeConfig, ConfigError> {
         let config = self.serve_values(options)?;
+        if let Some(fault) = self.limits_beside_bucket(options)?.into_iter().next() {
+            return Err(fault);
+        }
         let mode = (config.mode, config.origin("mode"));
         match self.redirects_without_target(self.file()?, mode, config.redirect_url.is_some()).next() {
             Some(fault) => Err(fault),
             None => self.without_half_of_tls(&config).map_or(Ok(config), Err),
         }
+    }
+
+    /// Returns an error for each limit of the store beside a bucket.
+    pub(super) fn limits_beside_bucket(&self, options: &Options) -> Result<Vec<ConfigError>, ConfigError> {
+        let file = self.loaded()?;
+        let set = |name| -> Result<_, ConfigError> {
+            let key = key(name);
+            Ok(self.above_file(key, options)?.or_else(|| file.value(key)))
+        };
+        let mut faults = Vec::new();
+        if set("bucket.url")?.is_some() {
+            for name in LIMITS {
+                faults.extend(set(name)?.map(|(text, origin)| self.wrong(&origin, &text, HAS_BUCKET)));
+            }
+        }
+        Ok(faults)
     }
 
     /// Returns an error if only one of the two files for TLS is set.

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use super::buffers::{Buffer, Buffers, CHUNK};
 use crate::bucket::ZipStream;
 use crate::fill::Transfer;
+use crate::sending::SendingGuard;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -39,13 +40,13 @@ pub(crate) enum Body {
 impl Body {
     /// Returns a range of a stored zip.
     pub(super) fn zip(
-        version: &ModuleVersion,
+        sending: SendingGuard,
         file: ZipFile,
         range: std::ops::Range<u64>,
         buffers: &Arc<Buffers>,
     ) -> Self {
         Self::Zip(ZipBody {
-            version: version.clone(),
+            sending,
             file: Arc::new(file),
             at: range.start,
             end: range.end,
@@ -114,7 +115,7 @@ impl hyper::body::Body for Body {
 /// A stored zip, or a range of it.
 #[derive(Debug)]
 pub(crate) struct ZipBody {
-    version: ModuleVersion,
+    sending: SendingGuard,
     file: Arc<ZipFile>,
     at: u64,
     end: u64,
@@ -163,7 +164,7 @@ impl ZipBody {
     }
 
     fn failed(&self, reason: &dyn std::fmt::Display) -> io::Error {
-        let version = &self.version;
+        let version = self.sending.version();
         log::error!(version:% = version, offset = self.at, reason:% = reason; "cannot read a stored file: aborting its transfer");
         io::Error::other(format!("cannot read a file of {version}: {reason}"))
     }

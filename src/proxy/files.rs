@@ -122,7 +122,7 @@ impl Proxy {
                 let start = pair.mod_range.start;
                 entity(client, TEXT, validators, length, |range| {
                     Body::zip(
-                        version,
+                        self.services.sending.begin(version),
                         pair.into_file(),
                         start + range.start..start + range.end,
                         &self.buffers,
@@ -311,7 +311,7 @@ impl Proxy {
         self.upkeep.last_use.note(version);
         let (length, modified) = (zip.length, zip.modified);
         let etag = zip_etag(seal, length);
-        let body = |range| Body::zip(version, zip, range, &self.buffers);
+        let body = |range| Body::zip(self.services.sending.begin(version), zip, range, &self.buffers);
         let mut response = entity(client, ZIP, Validators::new(etag, Some(modified)), length, body);
         response.headers_mut().insert(CACHE_CONTROL, caching);
         response

@@ -44,6 +44,7 @@ use self::connection::Serving;
 use self::hosts::Hosts;
 use self::respond::Shared;
 use crate::observe::{AccessLog, Observer, States};
+use crate::eviction::{Eviction, EvictionOptions};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::request::Entrance;
@@ -84,6 +85,8 @@ pub struct ServeOptions {
     pub replication: Option<ReplicationOptions>,
     /// The log of requests, if there is one.
     pub access_log: Option<AccessLogOptions>,
+    /// The limits of the store, if it has any.
+    pub eviction: Option<EvictionOptions>,
     /// The certificate, if TCP sockets for clients have TLS.
     pub certificate: Option<Arc<CertificateCell>>,
     /// The names of the server, in lower case. Empty: all names.
@@ -107,6 +110,7 @@ impl Default for ServeOptions {
             degraded: None,
             replication: None,
             access_log: None,
+            eviction: None,
             certificate: None,
             hosts: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -159,6 +163,7 @@ pub async fn run(
         options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
     let replication = replication.transpose().map_err(ServeError::Peers)?;
     services.sumdb.start_rechecks();
+    let eviction = Eviction::start(&services, options.eviction.clone());
     let mut watching = Watching::start(&services, !options.index_interval.is_zero());
     watching.0.extend(
         replication.iter().flat_map(|replication| replication.start(options.index_interval.is_zero())),
@@ -207,6 +212,7 @@ pub async fn run(
     );
     services.close();
     upkeep.close();
+    eviction.close();
     if let Some(replication) = &replication {
         replication.close();
     }
@@ -230,6 +236,7 @@ pub async fn run(
     }
     shared.observer.close().await;
     services.end().await;
+    eviction.end().await;
     // It writes the last uses, which the bucket gets then.
     upkeep.end().await;
     if let Some(tier) = &services.tier {

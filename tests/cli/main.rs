@@ -41,6 +41,7 @@ mod crowds;
 mod direct;
 mod disk_errors;
 mod egress;
+mod eviction;
 mod fetch;
 mod flights;
 mod forward_proxy;
@@ -114,6 +115,7 @@ fn main() {
         ("direct", direct::cases()),
         ("disk_errors", disk_errors::cases()),
         ("egress", egress::cases()),
+        ("eviction", eviction::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),

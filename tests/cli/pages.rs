@@ -214,13 +214,21 @@ fn sentences(key: &Key) -> String {
     format!("{first}. {}", rest.join(" ")).trim().to_owned()
 }
 
+/// Returns the table of a key in the file. The folder of the store is in the table of its limits: TOML has no key that is both
+/// a value and a table.
+fn table_of(key: &Key) -> Option<&'static str> {
+    match key.name {
+        "store" => Some("store"),
+        name => name.split_once('.').map(|(table, _)| table),
+    }
+}
+
 fn sample() -> String {
     let mut text = SAMPLE.to_owned();
-    let table = |key: &Key| key.name.split_once('.').map(|(table, _)| table);
     let mut tables: Vec<Option<&str>> = Vec::new();
     for key in keys::all() {
-        if !tables.contains(&table(key)) {
-            tables.push(table(key));
+        if !tables.contains(&table_of(key)) {
+            tables.push(table_of(key));
         }
     }
     tables.sort_by_key(Option::is_some);
@@ -228,13 +236,16 @@ fn sample() -> String {
         if let Some(name) = name {
             let _ = write!(text, "\n[{name}]\n");
         }
-        for (n, key) in keys::all().filter(|key| table(key) == name).enumerate() {
+        for (n, key) in keys::all().filter(|key| table_of(key) == name).enumerate() {
             let default = match key.default {
                 Default::Unset("none", _) => " No default.".to_owned(),
                 Default::Unset(text, _) => format!(" Default: {text}."),
                 Default::Value(_) => String::new(),
             };
-            let short = key.name.rsplit('.').next().unwrap_or_default();
+            let short = match key.name {
+                "store" => "path",
+                name => name.rsplit('.').next().unwrap_or_default(),
+            };
             let gap = if n > 0 || name.is_none() { "\n" } else { "" };
             let _ =
                 write!(text, "{gap}{}\n#{short} = {}\n", wrapped(&(sentences(key) + &default)), value(key));

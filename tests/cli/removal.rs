@@ -51,7 +51,7 @@ fn text(body: &[u8]) -> String {
 }
 
 /// A folder for a store, and the store.
-fn store() -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn store() -> (tempfile::TempDir, PathBuf) {
     let dir = testkit::tempdir();
     let root = dir.path().join("store");
     create(&root);
@@ -59,7 +59,7 @@ fn store() -> (tempfile::TempDir, PathBuf) {
 }
 
 /// The versions whose info is in the tree.
-fn versions(root: &Path) -> BTreeSet<String> {
+pub(crate) fn versions(root: &Path) -> BTreeSet<String> {
     let names = shape(&root.join("modules")).into_keys().filter(|path| path.ends_with("info"));
     names
         .map(|path| {
@@ -391,7 +391,7 @@ fn age(root: &Path, days: i64) {
     }
 }
 
-fn noted(root: &Path) -> BTreeSet<String> {
+pub(crate) fn noted(root: &Path) -> BTreeSet<String> {
     if !root.join("cache/last-use/last-use.sqlite").is_file() {
         return BTreeSet::new();
     }
@@ -405,7 +405,7 @@ fn noted(root: &Path) -> BTreeSet<String> {
 }
 
 /// A store with versions of one size that were all published long ago, and notes that began then.
-fn with_old_versions(root: &Path, count: usize) -> u64 {
+pub(crate) fn with_old_versions(root: &Path, count: usize) -> u64 {
     let server = Server::start_with(server::command(root).args(["--upstream", "off"]));
     assert!(server.stop().success());
     let mut bytes = 0;

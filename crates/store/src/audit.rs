@@ -238,7 +238,7 @@ impl Audit {
 
 impl Store {
     /// Writes the line of a change that follows, with space of the reserve if the disk is full. A failure is logged.
-    pub(crate) fn note(&self, act: Act<'_>) {
+    pub fn note(&self, act: Act<'_>) {
         warn_if_failed(self.with_reserve(|| self.audit.append(act, MAX_BYTES)));
     }
 }

@@ -24,6 +24,8 @@ struct Shared {
 struct State {
     /// Parts of paths whose requests are lost.
     lost: Vec<String>,
+    /// A part of paths, and the number of their requests that still pass before all others are held.
+    held: Option<(String, usize)>,
     is_cut: bool,
     /// The bytes per millisecond of an answer. `None` for no limit.
     rate: Option<usize>,
@@ -96,6 +98,16 @@ impl Link {
         let mut state = self.shared.state();
         state.is_cut = false;
         state.lost.clear();
+    }
+
+    /// Lets this many requests whose path has this part pass, and holds all later ones until [`Link::release`].
+    pub fn hold_after(&self, part: &str, passing: usize) {
+        self.shared.state().held = Some((part.to_owned(), passing));
+    }
+
+    /// Delivers the requests that are held.
+    pub fn release(&self) {
+        self.shared.state().held = None;
     }
 
     /// Sends answers at this rate in bytes per second.
@@ -176,6 +188,11 @@ impl Shared {
             }
             self.targets[state.requests.len() % self.targets.len()]
         };
+        if self.state().holds(&recorded.path) {
+            while self.state().held.is_some() {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
         let mut server = TcpStream::connect(target)?;
         {
             let mut state = self.state();
@@ -207,6 +224,20 @@ impl Shared {
     }
 }
 
+impl State {
+    /// Returns whether a request is held. Counts it otherwise.
+    fn holds(&mut self, path: &str) -> bool {
+        match &mut self.held {
+            Some((part, 0)) => path.contains(&*part),
+            Some((part, passing)) if path.contains(&*part) => {
+                *passing -= 1;
+                false
+            }
+            _ => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,5 +264,24 @@ mod tests {
         let again = upstream.requests().pop().unwrap();
         assert_eq!((again.method.as_str(), again.body.as_slice()), ("POST", b"body".as_slice()));
         assert_eq!(again.header("authorization"), Some("x"));
+    }
+
+    #[test]
+    fn requests_are_held_until_they_are_released() {
+        let upstream = Upstream::start();
+        upstream.put("/a", "one");
+        let link = Link::to(client::address(upstream.url()));
+        let at = client::address(link.url());
+        link.hold_after("/a", 1);
+        assert_eq!(client::get(at, "/a").text(), "one");
+        std::thread::scope(|scope| {
+            let held = scope.spawn(|| client::get(at, "/a"));
+            link.wait_until_asked("/a", 2);
+            assert_eq!(client::get(at, "/b").status, 404);
+            assert_eq!(upstream.count("/a"), 1);
+            link.release();
+            assert_eq!(held.join().unwrap().text(), "one");
+        });
+        assert_eq!(upstream.count("/a"), 2);
     }
 }

@@ -12,7 +12,8 @@ use time::format_description::well_known::Rfc3339;
 use super::remove::BATCH;
 use super::{OpenBucket, skipped};
 use crate::command::error::CommandError;
-use crate::command::prune::place::{Contents, Found, Remover, Unremovable};
+use crate::command::prune::place::{Contents, Remover, Unremovable};
+use crate::eviction::walk::Found;
 
 /// The versions of a bucket, with the uses that all servers recorded.
 pub(in crate::command) struct BucketContents<'a> {

@@ -7,7 +7,6 @@
 //! In a bucket, the uses that all servers recorded count. The command also removes unreferenced objects from a bucket.
 
 pub(super) mod place;
-pub(super) mod plan;
 mod when;
 mod work;
 

@@ -1,17 +1,13 @@
 //! A store or a bucket, as the command prunes it.
 
 use std::cell::Cell;
-use std::ops::ControlFlow;
 
 use stoa_gomod::ModuleVersion;
 use stoa_layout::Cancel;
 use stoa_store::{Day, LastUses, Store, StoreError};
 
-use super::plan::Age;
 use crate::command::error::CommandError;
-
-/// Receives a version with its bytes and its age.
-pub(in crate::command) type Found<'a> = dyn FnMut(ModuleVersion, u64, Age) -> ControlFlow<()> + 'a;
+use crate::eviction::walk::{self, Found};
 
 /// The versions that are there, with their last uses.
 pub(in crate::command) trait Contents {
@@ -89,39 +85,15 @@ impl Contents for Stored<'_> {
         unreadable: &dyn Fn(CommandError),
         found: &mut Found<'_>,
     ) -> Result<u64, CommandError> {
-        let (failed, skipped) = (Cell::new(None), Cell::new(0));
+        let skipped = Cell::new(0);
         let skip = |error: StoreError| {
             let text = format!("skipped a version: {error}");
             unreadable(CommandError::new(error.exit(), text));
             skipped.set(skipped.get() + 1);
         };
-        let one = |version: ModuleVersion| -> Result<Option<(ModuleVersion, u64, Age)>, CommandError> {
-            cancel.check()?;
-            let footprint = match self.store.footprint(&version) {
-                Ok(Some(footprint)) => footprint,
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    skip(error);
-                    return Ok(None);
-                }
-            };
-            let last_use = self.uses.of(&version, footprint.published)?;
-            let age = (last_use, Day::of(footprint.published).min(last_use));
-            Ok(Some((version, footprint.bytes, age)))
-        };
-        let walk = |version| match one(version) {
-            Ok(Some((version, bytes, age))) => found(version, bytes, age),
-            Ok(None) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed.set(Some(error));
-                ControlFlow::Break(())
-            }
-        };
-        self.store.each_folder(walk, &skip)?;
-        match failed.take() {
-            Some(error) => Err(error),
-            None => Ok(skipped.get()),
-        }
+        let check = || -> Result<(), CommandError> { Ok(cancel.check()?) };
+        walk::each(self.store, &self.uses, &check, &skip, found)?;
+        Ok(skipped.get())
     }
 
     fn sweep(&mut self) {

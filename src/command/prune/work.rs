@@ -13,12 +13,12 @@ use stoa_store::Day;
 
 use super::Prune;
 use super::place::{Contents, Remover, Unremovable};
-use super::plan::{Age, Plan};
 use crate::command::confirm::confirm;
 use crate::command::count;
 use crate::command::error::CommandError;
 use crate::command::event::{VersionKeys, date};
 use crate::command::report::Reporter;
+use crate::eviction::plan::{Age, Plan};
 use crate::lock::lock;
 use crate::sources::PrivateModules;
 

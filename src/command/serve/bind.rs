@@ -164,7 +164,7 @@ fn check_unix(path: &Path) -> Result<(), CommandError> {
         Ok(found) if !found.file_type().is_socket() => {
             return fail(
                 Exit::CANT_CREATE,
-                "there is a file that is no socket",
+                "there is a file that is not a socket",
                 "remove the file, or choose another path with --listen",
             );
         }

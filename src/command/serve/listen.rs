@@ -50,6 +50,10 @@ pub(crate) fn run(
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
     let mut services = sources.services(&config, &policy, is_asked)?;
+    let eviction = config.eviction(sources.private_patterns(&config));
+    if config.store_unused_for.is_some() && config.last_use_interval.is_zero() {
+        log::warn!("store.unused_for removes nothing, because last_use.interval is 0");
+    }
     services.tier = open_bucket(&store, &config, &runtime)?;
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
@@ -89,6 +93,7 @@ pub(crate) fn run(
         access_log: config
             .log_access
             .map(|target| AccessLogOptions { target, format: config.log_access_format }),
+        eviction,
         certificate: certificate.map(CertificateCell::new),
         hosts: config.hosts,
         trusted_proxies: config.trusted_proxies,

@@ -4,6 +4,7 @@ use testkit::bucket::{Service, TestBucket};
 use testkit::link::Link;
 use testkit::{Case, trial};
 
+use super::paged::{ACCEPT, MANY, is_kept, many, pointers};
 use super::{OFTEN, Site};
 use crate::bucket_programs::upgrade_now;
 
@@ -13,6 +14,10 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         trial("two servers of a bucket answer pages in turn", None, move || in_turn(&bucket().bucket()))
             .needs(needs),
+        trial("two servers of a bucket answer the pages of a long log in turn", None, move || {
+            pages_in_turn(&bucket().bucket());
+        })
+        .needs(needs),
         trial("one of two servers of a bucket pulls for both", None, move || {
             one_pulls(&bucket().bucket());
         })
@@ -26,6 +31,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 const OFFER: &str = "offer = [\"*\"]";
+const EVENTS: &str = "/sync/v1/events";
 
 /// Makes the two servers of a deployment. They have the same upstream.
 fn servers(name: &str, bucket: &TestBucket) -> [Site; 2] {
@@ -60,6 +66,45 @@ fn in_turn(bucket: &TestBucket) {
         assert_eq!(to_m.asked(&module.path("zip")), 1, "{}", module.version);
     }
     assert!(a.conflicts().is_empty());
+}
+
+/// A log of more than one page: the next server answers the request for the second page, from its own index.
+fn pages_in_turn(bucket: &TestBucket) {
+    bucket.save_all(many());
+    let mut sites = servers("m", bucket);
+    let mut a = Site::new("a");
+    let to_m = Link::among(&[sites[0].address, sites[1].address]);
+    a.add_peer("m", to_m.url(), &[OFFER, OFTEN, ACCEPT]);
+    for site in &mut sites {
+        site.add_peer("a", &super::url(a.address), &[OFFER, OFTEN]);
+        site.start();
+        testkit::until("the index has all versions", || {
+            site.signer("a").post(site.address, EVENTS, "{\"pointers\":{}}").text().contains(&current(MANY))
+        });
+    }
+    a.start();
+    // Both servers get versions while A is between two pages.
+    let later: Vec<_> =
+        (0..10).map(|n| sites[n % 2].publish(&format!("example.com/m/kept@v1.{n}.0"))).collect();
+    let kept: Vec<_> = many().filter(is_kept).chain(later).collect();
+    for module in &kept {
+        a.wait_for(module);
+    }
+    testkit::until("the queue is empty", || a.peer("m")["queued"] == 0);
+    let asked = pointers(&to_m);
+    let indexes: std::collections::BTreeSet<_> = asked.iter().map(|(index, _)| index).collect();
+    assert_eq!(indexes.len(), 2, "A follows the indexes of both servers");
+    let is_inside = |seq: u64| 0 < seq && seq < MANY as u64;
+    assert!(asked.iter().any(|(_, seq)| is_inside(*seq)), "no pull began in the middle of a log: {asked:?}");
+    for module in &kept {
+        assert_eq!(to_m.asked(&module.path("zip")), 1, "{}", module.version);
+    }
+    assert!(a.conflicts().is_empty());
+}
+
+/// Returns the part of an answer that says how many events a log has.
+fn current(events: usize) -> String {
+    format!("\"current\":{events},")
 }
 
 /// Starts the deployment m with some versions, and two servers of a bucket that pull from it.

@@ -11,6 +11,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         trial("the same version at both ends at the same moment is no conflict", None, crossing),
         trial("different bytes for a version are a conflict at both ends", None, different),
+        trial("different bytes whose pushes and pulls cross are a conflict at both ends", None, differently),
         trial("an operator settles a conflict", None, settled),
     ]
 }
@@ -103,6 +104,79 @@ fn different() {
     assert_eq!((a.peer("b")["conflicts"].as_u64(), b.peer("a")["conflicts"].as_u64()), (Some(1), Some(1)));
     for (site, ours) in [(&a, &here), (&b, &there)] {
         assert!(site.stored(ours).as_ref() == Some(&ours.zip));
+    }
+}
+
+/// Both ends publish other bytes for some versions and the same bytes for others at the same moment, while both pull and
+/// push.
+fn differently() {
+    let (mut a, mut b) = (Site::new("a"), Site::new("b"));
+    let (to_b, to_a) = connect(&mut a, &mut b, &[OFFER, OFTEN]);
+    a.start();
+    b.start();
+    let pairs = (0..12).map(|n| format!("example.com/crossing@v1.{n}.0"));
+    // Each third version has the same content at both ends.
+    let versions: Vec<[Module; 2]> = pairs
+        .enumerate()
+        .map(|(n, pair)| [Module::new(&pair, 1000), Module::new(&pair, if n % 3 == 0 { 1000 } else { 2000 })])
+        .collect();
+    for site in [&a, &b] {
+        // Both download everything before either has announced anything.
+        site.upstream.hold(".zip");
+    }
+    std::thread::scope(|scope| {
+        for [here, there] in &versions {
+            for (site, module) in [(&a, here), (&b, there)] {
+                site.upstream.serve(module);
+                scope.spawn(move || {
+                    let (status, body) = site.server().get(&module.path("zip"));
+                    assert!(
+                        status == 200 && body == module.zip,
+                        "{} at {}: {status}",
+                        module.version,
+                        site.name
+                    );
+                });
+            }
+        }
+        for site in [&a, &b] {
+            site.upstream.wait_until_asked(".zip", versions.len());
+        }
+        for site in [&a, &b] {
+            site.upstream.release();
+        }
+    });
+    let differing: Vec<_> = versions.iter().filter(|[here, there]| here.zip != there.zip).collect();
+    for (site, peer) in [(&a, "b"), (&b, "a")] {
+        testkit::until(&format!("{} has noted all conflicts", site.name), || {
+            site.conflicts().len() >= differing.len()
+        });
+        site.wait_until_current(peer);
+    }
+    // The exchange goes on, and brings no other content.
+    let (one, other) = (a.publish("example.com/m@v1.0.0"), b.publish("example.com/m@v1.1.0"));
+    b.wait_for(&one);
+    a.wait_for(&other);
+    for (site, peer, at) in [(&a, "b", 0), (&b, "a", 1)] {
+        site.done(&["peers", "sync", peer, "--compare"]);
+        site.wait_until_current(peer);
+        let conflicts = site.conflicts();
+        assert_eq!(conflicts.len(), differing.len(), "{conflicts:?}");
+        for modules in &differing {
+            let (ours, theirs) = (&modules[at], &modules[1 - at]);
+            let is_noted = conflicts.iter().any(|conflict| is_conflict(conflict, peer, ours, theirs));
+            assert!(is_noted, "{} at {}: {conflicts:?}", ours.version, site.name);
+        }
+        for modules in &versions {
+            let ours = &modules[at];
+            assert!(site.stored(ours).as_ref() == Some(&ours.zip), "{} at {}", ours.version, site.name);
+            assert!(site.server().get(&ours.path("zip")) == (200, ours.zip.clone()), "{}", ours.version);
+        }
+        assert_eq!(site.peer(peer)["queued"], 0);
+    }
+    // The pushes and the pulls of both have arrived.
+    for line in [&to_a, &to_b] {
+        assert!(line.delivered("/sync/v1/notify") > 0 && line.delivered("/sync/v1/events") > 0);
     }
 }
 

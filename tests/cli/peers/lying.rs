@@ -116,6 +116,11 @@ fn wrong_h1() {
         site.server().get(&right.path("zip")) == (200, right.zip.clone())
     });
     site.wait_for(&right);
+    testkit::until("the hash of the liar is a conflict", || site.conflicts().len() == 1);
+    let conflict = &site.conflicts()[0];
+    assert_eq!((&conflict["peer"], &conflict["module"]), (&"a".into(), &"example.com/m".into()));
+    assert_eq!([&conflict["h1_here"], &conflict["h1_there"]], [&h1(&right), &h1(&other)]);
+    assert!(site.stored(&right).as_ref() == Some(&right.zip), "the content is another after the conflict");
     assert!(honest.upstream.asked("m/@v/v1.0.0.zip") == 0);
 }
 

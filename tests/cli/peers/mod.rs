@@ -6,6 +6,7 @@ mod command;
 mod conflicts;
 mod history;
 mod lying;
+mod paged;
 mod queue;
 mod refused;
 mod review;
@@ -34,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         conflicts::cases(),
         history::cases(),
         lying::cases(),
+        paged::cases(),
         queue::cases(),
         refused::cases(),
         review::cases(),

@@ -1,9 +1,11 @@
-//! A deployment that takes over versions and a tombstone of a peer, disturbed at every system call that changes its
-//! store: while it pulls, compares, works off its queue and moves its pointer, and while it takes a notification.
+//! A deployment that takes over versions, a tombstone and a lifting of a peer, disturbed at every system call that changes
+//! its store: while it pulls, compares, works off its queue and moves its pointer, while it begins to follow another index
+//! of the peer, and while it takes a notification.
 //!
 //! Nothing is lost: after a second run everything is there, the pointer is at the end, the queue is empty, and the
 //! conflict is noted once. Nothing is done twice: a version that is stored is not downloaded again.
 
+mod bucket;
 mod partner;
 
 use std::fs;
@@ -24,7 +26,9 @@ use testkit::{Case, transcript, trial, until};
 use self::partner::{Partner, stoa};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let mut tests = trials(&[("pull", pull), ("notification", notification)]);
+    let mut tests =
+        trials(&[("pull", pull), ("another index", another_index), ("notification", notification)]);
+    tests.extend(bucket::cases());
     for (fault, act) in FAULTS.into_iter().chain(READ_FAULTS) {
         if OF_DISK.contains(&fault) || tries_all() && fault != "SIGKILL" {
             let name = format!("database of the peers: {fault}");
@@ -40,9 +44,12 @@ const OF_DISK: [&str; 2] = ["ENOSPC from then on", "EIO"];
 /// The arguments of a synchronisation with everything that a server does in turn.
 const SYNC: [&str; 4] = ["peers", "sync", "m", "--compare"];
 
+/// The arguments of a synchronisation that compares only if it must.
+const PULL: [&str; 3] = ["peers", "sync", "m"];
+
 /// Takes over everything, undisturbed.
-fn sync(root: &Path) {
-    let output = stoa(root, &SYNC).output().unwrap();
+fn sync(root: &Path, arguments: &[&str]) {
+    let output = stoa(root, arguments).output().unwrap();
     assert!(output.status.success(), "{}", transcript(&output));
 }
 
@@ -60,11 +67,29 @@ fn pull() -> Scenario {
     let template = partner.template();
     // The first synchronisation creates the database.
     fs::remove_dir_all(template.path().join("store/cache/peers")).unwrap();
+    synchronisation(partner, template, &SYNC)
+}
+
+/// A peer that answers from another index than before. Its events come by a comparison, and no later pull or comparison
+/// brings them again.
+fn another_index() -> Scenario {
+    let partner = Partner::start();
+    partner.be_earlier(true);
+    let template = partner.template();
+    partner.be_earlier(false);
+    synchronisation(partner, template, &PULL)
+}
+
+fn synchronisation(
+    partner: Partner,
+    template: tempfile::TempDir,
+    arguments: &'static [&'static str],
+) -> Scenario {
     partner.be_silent(false);
     let (of_prepare, of_check) = (partner.clone(), partner.clone());
     Scenario {
         prepare: Box::new(move |folder| of_prepare.prepare(template.path(), folder)),
-        command: Box::new(|root| stoa(root, &SYNC)),
+        command: Box::new(|root| stoa(root, arguments)),
         drive: Box::new(only_stderr),
         check: Box::new(move |root, traced, observed, is_kill| {
             of_check.note(root, traced.hit.as_deref().unwrap_or_default());
@@ -73,7 +98,7 @@ fn pull() -> Scenario {
             }
         }),
         again: Box::new(move |root| {
-            sync(root);
+            sync(root, arguments);
             partner.check(root);
         }),
     }
@@ -104,7 +129,7 @@ fn database(name: &str, act: fn(usize) -> Act) {
             partner.note(&root, traced.hit.as_deref().unwrap_or_default());
             judge(&partner, &root, traced, &observed);
             let tree: Vec<_> = shape(&root).keys().map(|path| anonymous(path)).collect();
-            sync(&root);
+            sync(&root, &SYNC);
             partner.check(&root);
             assert_eq!(
                 shape(&root),

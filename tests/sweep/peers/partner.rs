@@ -1,4 +1,4 @@
-//! The peer `m` of the deployment `a`: a script that offers a log with some versions, a conflict and a tombstone.
+//! The peer `m` of the deployment `a`: a script that offers a log with some versions, a conflict, a tombstone and a lifting.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,6 +16,9 @@ use testkit::upstream::{Module, Script, Upstream};
 use testkit::{STOA, client, create, transcript};
 
 const INDEX: &str = "0123456789abcdef0123456789abcdef";
+
+/// The index that the peer had before.
+const EARLIER: &str = "fedcba9876543210fedcba9876543210";
 const SECRET: &str = "the secret of m and a, which nobody else knows";
 
 /// The number of events in an answer.
@@ -30,6 +33,8 @@ struct Inner {
     versions: Versions,
     log: Vec<String>,
     is_silent: Arc<AtomicBool>,
+    has_earlier_index: Arc<AtomicBool>,
+    has_digests: Arc<AtomicBool>,
     /// The store of the current run.
     root: Mutex<PathBuf>,
     /// The number of downloads of each new version before the disturbed run.
@@ -40,7 +45,7 @@ struct Inner {
 
 /// The versions at both ends.
 struct Versions {
-    /// Versions that only the peer has.
+    /// Versions that only the peer has. The last one has a tombstone here, which the peer has lifted.
     new: Vec<Module>,
     /// A version that both have, with the same content.
     common: Module,
@@ -53,24 +58,36 @@ struct Versions {
 impl Versions {
     fn new() -> Self {
         Self {
-            new: ["example.com/a@v1.0.0", "example.com/B/c@v0.1.0"].map(|pair| Module::new(pair, 500)).into(),
+            new: ["example.com/a@v1.0.0", "example.com/B/c@v0.1.0", "example.com/lifted@v1.0.0"]
+                .map(|pair| Module::new(pair, 500))
+                .into(),
             common: Module::new("example.com/common@v1.0.0", 100),
             conflict: [100, 200].map(|bytes| Module::new("example.com/conflict@v1.0.0", bytes)),
             forbidden: Module::new("example.com/forbidden@v1.0.0", 100),
         }
     }
 
+    /// Returns the version whose tombstone the peer has lifted.
+    fn lifted(&self) -> &Module {
+        self.new.last().unwrap()
+    }
+
     /// Returns the events of the peer. Pages end between each two.
     fn log(&self) -> Vec<String> {
-        let [first, second] = &self.new[..] else { panic!("two new versions") };
-        let published = [first, &self.common, &self.conflict[1], second];
+        let [first, second, lifted] = &self.new[..] else { panic!("three new versions") };
+        // The event of the lifted version comes while the tombstone is still in force.
+        let published = [first, lifted, &self.common, &self.conflict[1], second];
         let mut log: Vec<String> =
             published.into_iter().enumerate().map(|(n, module)| event(n + 1, module)).collect();
-        let (module, version) = (self.forbidden.version.path(), self.forbidden.version.version());
-        let seq = log.len() + 1;
-        log.push(format!(
-            r#"{{"seq":{seq},"module":"{module}","version":"{version}","kind":"tombstoned","origin":"m","counter":1,"at":"2026-01-02T03:04:05Z","reason":"a key"}}"#
-        ));
+        for (module, mark) in [
+            (&self.forbidden, r#""kind":"tombstoned","counter":1,"reason":"a key""#),
+            (lifted, r#""kind":"lifted","counter":2"#),
+        ] {
+            let (seq, path, version) = (log.len() + 1, module.version.path(), module.version.version());
+            log.push(format!(
+                r#"{{"seq":{seq},"module":"{path}","version":"{version}","origin":"m","at":"2026-01-02T03:04:05Z",{mark}}}"#
+            ));
+        }
         log
     }
 }
@@ -87,13 +104,18 @@ impl Partner {
     pub(super) fn start() -> Self {
         let versions = Versions::new();
         let log = versions.log();
-        let is_silent = Arc::new(AtomicBool::new(false));
-        let (of_answers, may_not) = (log.clone(), Arc::clone(&is_silent));
+        let [is_silent, has_earlier_index, has_digests] =
+            [false, false, true].map(|is_so| Arc::new(AtomicBool::new(is_so)));
+        let compares = Arc::clone(&has_digests);
+        let (all, may_not, is_earlier) =
+            (log.clone(), Arc::clone(&is_silent), Arc::clone(&has_earlier_index));
         let upstream = Upstream::with(move |request| {
-            let log = if may_not.load(Ordering::SeqCst) { &[] } else { &of_answers[..] };
+            let log = if may_not.load(Ordering::SeqCst) { &[] } else { &all[..] };
+            let index = if is_earlier.load(Ordering::SeqCst) { EARLIER } else { INDEX };
             match request.path.as_str() {
-                "/sync/v1/events" => Script::Body(events(log, &request.body)),
-                "/sync/v1/digests" => Script::Body(digests(log)),
+                "/sync/v1/events" => Script::Body(events(index, log, &all, &request.body)),
+                "/sync/v1/digests" if compares.load(Ordering::SeqCst) => Script::Body(digests(log)),
+                "/sync/v1/digests" => Script::Body(digests(&[])),
                 _ => Script::Status(404, "text/plain", b"not found\n"),
             }
         });
@@ -107,21 +129,96 @@ impl Partner {
             versions,
             log,
             is_silent,
+            has_earlier_index,
+            has_digests,
             root: Mutex::default(),
             before: Mutex::default(),
             after: Mutex::default(),
         }))
     }
 
-    /// Answers as a peer without any event, or with all events again. Files are answered always.
+    /// Answers as a peer without any event, or with all events again. Files and the events of single modules are answered
+    /// always.
     pub(super) fn be_silent(&self, is_silent: bool) {
         self.0.is_silent.store(is_silent, Ordering::SeqCst);
+    }
+
+    /// Answers from the index that the peer had before, or from its index again.
+    pub(super) fn be_earlier(&self, is_earlier: bool) {
+        self.0.has_earlier_index.store(is_earlier, Ordering::SeqCst);
+    }
+
+    /// Answers comparisons with all modules, or with none.
+    pub(super) fn answer_digests(&self, has_digests: bool) {
+        self.0.has_digests.store(has_digests, Ordering::SeqCst);
+    }
+
+    /// Puts the versions that are here at the beginning into a store, without seals.
+    pub(super) fn put_all(&self, root: &Path) {
+        let Versions { common, conflict, forbidden, .. } = &self.0.versions;
+        for module in [common, &conflict[0], forbidden, self.lifted()] {
+            module.put_unsealed(root);
+        }
+    }
+
+    /// Returns the versions that only the peer has, and the version that the peer forbids.
+    pub(super) fn versions(&self) -> (&[Module], &Module) {
+        (&self.0.versions.new, &self.0.versions.forbidden)
+    }
+
+    /// Returns the version whose tombstone the peer has lifted.
+    pub(super) fn lifted(&self) -> &Module {
+        self.0.versions.lifted()
+    }
+
+    /// Returns the pointers of a deployment that has read the whole log.
+    pub(super) fn last_pointer(&self) -> Value {
+        serde_json::json!({ INDEX: self.0.log.len() })
+    }
+
+    /// Checks that each version was downloaded once, the lifted one too unless it is not expected.
+    pub(super) fn check_each_downloaded(&self, has_lifted: bool) {
+        let downloads = self.downloads();
+        let (lifted, others) = downloads.split_last().unwrap();
+        assert!(others.iter().all(|count| *count == 1), "{downloads:?}");
+        assert!(*lifted == 1 || !has_lifted, "{downloads:?}");
+    }
+
+    /// Checks that no version was downloaded more than some times, and no version that is here already.
+    pub(super) fn check_downloads(&self, most: usize, what: &str) {
+        let Versions { new, common, conflict, forbidden } = &self.0.versions;
+        for module in new {
+            let count = self.0.upstream.count(&module.path("zip"));
+            assert!(count <= most, "{what}: {} was downloaded {count} times", module.version);
+        }
+        for module in [common, &conflict[0], forbidden] {
+            assert_eq!(self.0.upstream.count(&module.path("zip")), 0, "{what}: {}", module.version);
+        }
     }
 
     /// Makes a folder with a store and its configuration. The store has what is here at the beginning.
     pub(super) fn template(&self) -> tempfile::TempDir {
         let folder = testkit::tempdir();
-        let secret = folder.path().join("secret");
+        self.configure(folder.path(), "1h");
+        let root = folder.path().join("store");
+        create(&root);
+        self.put_all(&root);
+        // Gives them seals.
+        let output = run(&root, &["verify"]);
+        assert!(output.status.success(), "{}", transcript(&output));
+        let lifted = self.lifted().version.to_string();
+        let output = stoa(&root, &["remove", "--tombstone", "--yes", &lifted]).output().unwrap();
+        assert!(output.status.success(), "{}", transcript(&output));
+        // Builds the index.
+        self.be_silent(true);
+        super::sync(&root, &super::SYNC);
+        folder
+    }
+
+    /// Writes the configuration of the deployment into a folder. `interval` is the pause between two pulls.
+    pub(super) fn configure(&self, folder: &Path, interval: &str) {
+        fs::create_dir_all(folder).unwrap();
+        let secret = folder.join("secret");
         fs::write(&secret, SECRET).unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
         let url = self.0.upstream.url();
@@ -129,22 +226,9 @@ impl Partner {
         let text = format!(
             "upstream = \"off\"\ngosumdb = \"off\"\n[last_use]\ninterval = 0\n[peers]\nname = \"a\"\nmax_concurrent = 1\n\
              [[peer]]\nname = \"m\"\nurl = \"{url}\"\nsecret_file = \"secret\"\noffer = []\npush = false\n\
-             accept_tombstones = true\ninterval = \"1h\"\n"
+             accept_tombstones = true\ninterval = \"{interval}\"\n"
         );
-        fs::write(folder.path().join("config.toml"), text).unwrap();
-        let root = folder.path().join("store");
-        create(&root);
-        let Versions { common, conflict, forbidden, .. } = &self.0.versions;
-        for module in [common, &conflict[0], forbidden] {
-            module.put_unsealed(&root);
-        }
-        // Gives them seals.
-        let output = run(&root, &["verify"]);
-        assert!(output.status.success(), "{}", transcript(&output));
-        // Builds the index.
-        self.be_silent(true);
-        super::sync(&root);
-        folder
+        fs::write(folder.join("config.toml"), text).unwrap();
     }
 
     /// Copies a template to the folder of a run.
@@ -284,31 +368,32 @@ fn is_recorded(root: &Path, module: &Module) -> bool {
 }
 
 /// Answers a request for events.
-fn events(log: &[String], request: &[u8]) -> Vec<u8> {
+fn events(index: &str, log: &[String], all: &[String], request: &[u8]) -> Vec<u8> {
     let request: Value = serde_json::from_slice(request).unwrap();
     if let Some(modules) = request["modules"].as_array() {
         let of_module = |module: &Value| {
             let event = format!("\"module\":{module}");
-            log.iter().filter(move |line| line.contains(&event)).cloned()
+            all.iter().filter(move |line| line.contains(&event)).cloned()
         };
-        return answer(log, true, modules.iter().flat_map(of_module), 0, false);
+        return answer(index, log, true, modules.iter().flat_map(of_module), 0, false);
     }
-    let Some(after) = request["pointers"][INDEX].as_u64() else {
-        return answer(log, false, [], 0, false);
+    let Some(after) = request["pointers"][index].as_u64() else {
+        return answer(index, log, false, [], 0, false);
     };
     let from = log.len().min(after as usize);
     let to = log.len().min(from + PAGE);
-    answer(log, true, log[from..to].iter().cloned(), to, to < log.len())
+    answer(index, log, true, log[from..to].iter().cloned(), to, to < log.len())
 }
 
 fn answer(
+    index: &str,
     log: &[String],
     known: bool,
     events: impl IntoIterator<Item = String>,
     seq: usize,
     more: bool,
 ) -> Vec<u8> {
-    let mut lines = vec![format!(r#"{{"index":"{INDEX}","current":{},"known":{known}}}"#, log.len())];
+    let mut lines = vec![format!(r#"{{"index":"{index}","current":{},"known":{known}}}"#, log.len())];
     lines.extend(events);
     lines.push(format!(r#"{{"end":true,"seq":{seq},"more":{more}}}"#));
     lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()

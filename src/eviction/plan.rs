@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use stoa_store::Day;
 
 /// The age of a version: the day of its last use, then the day of its publication.
-pub(super) type Age = (Day, Day);
+pub(crate) type Age = (Day, Day);
 
 /// The versions to remove.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// All older versions.
     before: Option<Age>,
     /// Versions of this age, at least this many bytes of them.
@@ -19,7 +19,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Chooses what to remove, so that at most `max` of `total` bytes are left, and no version that was last used
     /// before a day.
-    pub(super) fn new(
+    pub(crate) fn new(
         counted: &BTreeMap<Age, u64>,
         total: u64,
         max: Option<u64>,
@@ -43,7 +43,7 @@ impl Plan {
     }
 
     /// Returns whether a version of this age goes, and counts its bytes.
-    pub(super) fn takes(&mut self, age: Age, bytes: u64) -> bool {
+    pub(crate) fn takes(&mut self, age: Age, bytes: u64) -> bool {
         if self.before.is_some_and(|before| age < before) {
             return true;
         }
