@@ -98,7 +98,18 @@ impl Services {
             options.flights,
             (Arc::clone(&meters), Arc::clone(&shutdown)),
         );
-        Self { store, tier, policy: cell, answers, flights, seals, sumdb, sending: Arc::default(), meters, shutdown }
+        Self {
+            store,
+            tier,
+            policy: cell,
+            answers,
+            flights,
+            seals,
+            sumdb,
+            sending: Arc::default(),
+            meters,
+            shutdown,
+        }
     }
 
     /// Starts the shutdown: tasks that wait for their turn and have no waiting client are dropped.

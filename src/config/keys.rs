@@ -16,8 +16,8 @@ use super::parse;
 use super::peers::PeerTable;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
-use crate::observe::{AccessLogFormat, AccessLogTarget};
 use crate::eviction::Free;
+use crate::observe::{AccessLogFormat, AccessLogTarget};
 use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::HostCredentials;
 

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use stoa_bucket::{BucketUrl, BucketUrlError};
 use stoa_gomod::private::Patterns;
 
-use crate::observe::{AccessLogFormat, AccessLogTarget};
 use crate::eviction::Free;
+use crate::observe::{AccessLogFormat, AccessLogTarget};
 use crate::sumdb::Gosumdb;
 use crate::sync::is_deployment_name;
 

@@ -56,14 +56,9 @@ impl Proxy {
             Ok(peer) => peer,
             Err(refusal) => return refused(&refusal),
         };
-        let body = match tokio::time::timeout(BODY_LIMIT, Limited::new(body, MAX_BODY).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                return text(StatusCode::PAYLOAD_TOO_LARGE, "too large: the limit for a request is 1 MiB");
-            }
-            Ok(Err(_)) | Err(_) => {
-                return text(StatusCode::BAD_REQUEST, "bad request: the body is incomplete");
-            }
+        let body = match read(replication, &peer, body).await {
+            Ok(body) => body,
+            Err(response) => return *response,
         };
         if sha256(&body) != body_sha256 {
             return refused(&Refusal::Forged(peer.name.clone()));
@@ -102,6 +97,33 @@ impl Proxy {
             remove_body(&mut response);
         }
         response
+    }
+}
+
+/// Reads the body of a request. Most requests of peers are for files, and have none.
+async fn read<B>(replication: &Replication, peer: &Peer, body: B) -> Result<Bytes, Box<Response>>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let too_large = || text(StatusCode::PAYLOAD_TOO_LARGE, "too large: the limit for a request is 1 MiB");
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(Box::new(too_large()));
+    }
+    // A body is in memory as a whole.
+    let Some(_turn) = replication.body_turn(peer) else {
+        let reason = "temporarily unavailable: too many requests of this peer at the same time";
+        return Err(Box::new(text(StatusCode::SERVICE_UNAVAILABLE, reason)));
+    };
+    match tokio::time::timeout(BODY_LIMIT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Box::new(too_large())),
+        Ok(Err(_)) | Err(_) => {
+            Err(Box::new(text(StatusCode::BAD_REQUEST, "bad request: the body is incomplete")))
+        }
     }
 }
 

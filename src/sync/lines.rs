@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::SyncError;
 use super::event::MAX_LINE;
+
+/// Time limit for an answer. A peer that sends one byte at a time would otherwise hold the exchange for ever.
+const IN_ALL: Duration = Duration::from_secs(10 * 60);
 
 /// The lines of an answer.
 #[derive(Debug)]
@@ -15,12 +19,13 @@ pub(super) struct Lines {
     /// Bytes of lines that were not handed out.
     rest: BytesMut,
     within: Duration,
+    until: Instant,
 }
 
 impl Lines {
-    /// Reads an answer. Each part of it must arrive within a time.
+    /// Reads an answer. Each part of it must arrive within a time, and all of it within [`IN_ALL`].
     pub(super) fn new(answer: reqwest::Response, within: Duration) -> Self {
-        Self { answer, rest: BytesMut::new(), within }
+        Self { answer, rest: BytesMut::new(), within, until: Instant::now() + IN_ALL }
     }
 
     /// Reads the first line.
@@ -42,7 +47,8 @@ impl Lines {
                 let line = self.rest.split_to(length + 1);
                 return Ok(Some(line.freeze().slice(..length)));
             }
-            let chunk = tokio::time::timeout(self.within, self.answer.chunk()).await;
+            let until = self.until.min(Instant::now() + self.within);
+            let chunk = timeout_at(until, self.answer.chunk()).await;
             match chunk.map_err(|_| SyncError::Timeout)?.map_err(SyncError::transport)? {
                 Some(chunk) => self.rest.extend_from_slice(&chunk),
                 // A line without an end was interrupted.

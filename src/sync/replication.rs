@@ -8,7 +8,7 @@ use serde::Serialize;
 use stoa_bucket::BucketError;
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{IndexError, PeersError, Stop, Store, StoreError};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::clock::Clock;
@@ -22,6 +22,9 @@ use crate::upstream::{PeerClient, UpstreamConfigError, UpstreamError, UpstreamOp
 
 /// Number of requests of one peer that are answered at the same time, and of its notifications. One may wait for news.
 const ANSWERED_AT_ONCE: usize = 4;
+
+/// Number of bodies of requests of one peer that are read at the same time. Each has up to 1 MiB.
+const READ_AT_ONCE: usize = 16;
 
 /// The longest time that a request of a peer waits for the index to be brought up to date with the bucket.
 const BUCKET_LIMIT: Duration = Duration::from_secs(20);
@@ -63,6 +66,8 @@ pub(crate) struct Replication {
 pub(crate) struct Link {
     pub(super) peer: Arc<Peer>,
     pub(super) answering: Semaphore,
+    /// Bounds the bodies of its requests that are read at the same time.
+    reading: Semaphore,
     /// Bounds the notifications of the peer that are taken in at the same time.
     pub(super) notifying: Semaphore,
     client: PeerClient,
@@ -176,6 +181,7 @@ impl Link {
             client: PeerClient::new(&options.name, peer, &options.upstream)?,
             answering: Semaphore::new(ANSWERED_AT_ONCE),
             notifying: Semaphore::new(ANSWERED_AT_ONCE),
+            reading: Semaphore::new(READ_AT_ONCE),
             peer: Arc::clone(peer),
         })
     }
@@ -304,6 +310,11 @@ impl Replication {
     /// Returns the names of the peers.
     pub(crate) fn peers(&self) -> impl Iterator<Item = &str> {
         self.links.iter().map(|link| link.peer.name.as_str())
+    }
+
+    /// Returns the permission to read the body of a request of a peer. Returns `None` if too many are being read.
+    pub(crate) fn body_turn(&self, peer: &Peer) -> Option<SemaphorePermit<'_>> {
+        self.link(&peer.name)?.reading.try_acquire().ok()
     }
 
     /// Returns the counters.

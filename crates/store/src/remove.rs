@@ -73,6 +73,14 @@ impl Store {
     pub fn apply_mark(&self, claim: &Claim, mark: &Mark, reason: &str) -> Result<bool, StoreError> {
         let mut record = self.records().of(claim)?.unwrap_or_default();
         if !record.apply(mark) {
+            if mark.counter > Mark::max_counter(record.mark().map(|known| known.counter)) {
+                let version = claim.version();
+                log::warn!(
+                    version:%, origin = mark.origin, counter = mark.counter,
+                    help = "its number is far too high; decide about the version here, with stoa remove";
+                    "ignored a tombstone of another deployment, or its lifting"
+                );
+            }
             // A process was killed after it had recorded the tombstone.
             let is_left = !mark.is_lifted
                 && record.mark().is_some_and(|known| known.rank() == mark.rank() && !known.is_lifted)

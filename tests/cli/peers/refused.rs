@@ -1,6 +1,10 @@
 //! Requests that are not those of a peer, or not for it: forged, replayed, stale, oversized and misdirected ones change
 //! nothing.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use testkit::client::{self, Reply};
 use testkit::signing::Signer;
 use testkit::upstream::Upstream;
@@ -14,6 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         trial("a replayed request is refused, also after a restart", None, replayed),
         trial("clocks may differ by hours, and a stale request is refused", None, stale),
         trial("an oversized or malformed request is refused", None, oversized),
+        trial("the bodies of the requests of a peer are bounded in number", None, bodies),
         trial("a notification that is reflected to its sender is refused", None, reflected),
         trial("a peer with the secret of another peer gets its own modules only", None, secret_of_another),
     ]
@@ -128,6 +133,46 @@ fn stale() {
     assert_refused(&refused);
     assert_eq!(refused.header("stoa-peer-time"), None);
     assert_nothing_changed(&site, &peer);
+}
+
+fn bodies() {
+    let mut site = Site::new("b");
+    site.add_peer("a", "http://127.0.0.1:1", &["offer = [\"*\"]", NEVER]);
+    site.start();
+    let signer = site.signer("a");
+    let body = vec![b' '; 1000];
+    let begin = || {
+        let authorization = signer.sign("POST", NOTIFY, &body);
+        let mut stream = TcpStream::connect(site.address).unwrap();
+        let head = format!(
+            "POST {NOTIFY} HTTP/1.1\r\nHost: b\r\nAuthorization: {authorization}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body[1..]).unwrap();
+        stream
+    };
+    let mut held: Vec<_> = (0..40).map(|_| begin()).collect();
+    // Those beyond the limit are answered at once, and the others wait for their last byte.
+    let refused = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).is_ok_and(|()| answer.ends_with(b"503"))
+    };
+    let mut count = 0;
+    testkit::until("all but 16 are refused", || {
+        held.retain_mut(|stream| {
+            let is_refused = refused(stream);
+            count += usize::from(is_refused);
+            !is_refused
+        });
+        count == 24
+    });
+    assert_eq!(site.server().get("/healthz").0, 200);
+    drop(held);
+    testkit::until("the places are free again", || {
+        signer.post(site.address, NOTIFY, r#"{"index":"i","events":[]}"#).status == 202
+    });
 }
 
 fn oversized() {

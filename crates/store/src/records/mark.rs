@@ -25,8 +25,14 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The highest counter that another deployment may send. Above it there is room for the marks of this one.
-    pub const MAX_COUNTER: u64 = 1 << 53;
+    /// Returns the highest counter that is accepted from another deployment, if the known mark has this counter.
+    ///
+    /// A deployment that lies cannot take away the room above its mark: every deployment that has accepted the mark accepts
+    /// the next decisions of the others too.
+    pub fn max_counter(known: Option<u64>) -> u64 {
+        let above = known.map_or(0, |known| known.saturating_add(1 << 20));
+        above.clamp(1 << 40, 1 << 53)
+    }
 
     /// Returns the rank of the mark among the marks of a version.
     pub fn rank(&self) -> (u64, &str) {
@@ -58,10 +64,11 @@ impl Record {
     }
 
     /// Replaces the mark by a higher one of any deployment. Returns false, and changes nothing, if the mark is not
-    /// higher, or its counter is above [`Mark::MAX_COUNTER`].
+    /// higher, or its counter is above [`Mark::max_counter`].
     pub fn apply(&mut self, mark: &Mark) -> bool {
-        let is_higher = self.mark().is_none_or(|known| mark.rank() > known.rank());
-        if !is_higher || mark.counter > Mark::MAX_COUNTER {
+        let known = self.mark();
+        let is_higher = known.as_ref().is_none_or(|known| mark.rank() > known.rank());
+        if !is_higher || mark.counter > Mark::max_counter(known.map(|known| known.counter)) {
             return false;
         }
         self.set(mark.clone());
@@ -172,8 +179,12 @@ mod tests {
     #[test]
     fn a_counter_without_room_above_it_is_left_out() {
         let mut record = Record::default();
-        assert!(!record.apply(&mark(false, u64::MAX, "z")) && !record.apply(&mark(true, (1 << 53) + 1, "z")));
-        assert!(record.apply(&mark(false, 1 << 53, "z")) && record.lift_own(Some("a")));
+        assert!(!record.apply(&mark(false, u64::MAX, "z")) && !record.apply(&mark(true, (1 << 40) + 1, "z")));
+        assert!(record.apply(&mark(false, 1 << 40, "z")));
+        let mut other = record.clone();
+        assert!(record.lift_own(Some("a")));
+        assert!(other.apply(&record.mark().unwrap()), "the decision after the highest counter is accepted");
+        assert!(!other.apply(&mark(false, 1 << 41, "z")), "nobody can use up the room above it");
         let text = toml::to_string(&record).unwrap();
         assert_eq!(toml::from_str::<Record>(&text).unwrap(), record);
     }
