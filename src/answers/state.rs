@@ -113,6 +113,11 @@ impl Answers {
         self.turns.in_use()
     }
 
+    /// Shares the limits among the upstreams of a new policy.
+    pub(crate) fn follow(&self, policy: &Policy) {
+        self.turns.follow(policy.upstreams());
+    }
+
     /// Returns whether an upstream is asked at all.
     pub(super) fn asks(&self, rule: &Rule) -> bool {
         !self.store.is_read_only() && !rule.upstream.is_offline()

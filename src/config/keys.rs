@@ -263,6 +263,26 @@ serve_keys! {
     /// Maximum number of open connections
     max_connections: usize = "max_connections", "N", Default::Value("4096"), parse::count;
 
+    /// Maximum number of open connections of one client address
+    /// Addresses in `trusted_proxies` have no such limit. The addresses of IPv6 with the same first 64 bits count as one. If a client has that many, its longest idle connection makes place for a new one.
+    limits_connections_per_address: Option<usize> = "limits.connections_per_address", "N",
+        Default::Unset("half of max_connections", "2048"), |text| parse::count(text).map(Some);
+
+    /// Maximum number of requests under way of one client address; further requests wait
+    /// A request that waited for 30 s gets 429.
+    limits_requests_per_address: usize = "limits.requests_per_address", "N", Default::Value("1024"), parse::count;
+
+    /// Maximum number of zips that are sent at the same time
+    /// One client address gets at most three quarters. A request that waited for 30 s gets 503.
+    limits_open_zips: usize = "limits.open_zips", "N", Default::Value("1024"), parse::count;
+
+    /// Maximum number of zips that are sent at the same time on one connection of HTTP/2
+    limits_open_zips_per_connection: usize = "limits.open_zips_per_connection", "N", Default::Value("16"), parse::count;
+
+    /// Bytes per second, below which a client is disconnected if another client needs its place; 0 for no client
+    /// The speed is measured over at least 30 s.
+    limits_min_send_rate: u64 = "limits.min_send_rate", "SIZE", Default::Value("8KiB"), parse::rate;
+
     /// Time for requests in progress to finish after SIGTERM or SIGINT
     grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
 

@@ -97,6 +97,11 @@ impl<'a> Settings<'a> {
         Self { world, named, file: OnceCell::new() }
     }
 
+    /// Begins again, so that the config file is read again.
+    pub fn again(&self) -> Self {
+        Self::new(self.world, self.named.clone())
+    }
+
     /// Returns the environment.
     pub fn world(&self) -> &World {
         self.world

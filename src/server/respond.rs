@@ -7,10 +7,13 @@ use bytes::Bytes;
 use hyper::body::Body;
 use hyper::{Request, Response};
 use ipnet::IpNet;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::hosts::Hosts;
 use super::refusal::Refusal;
-use super::watched::WatchedBody;
+use super::seat::{Client, Seat};
+use super::table::{self, Table};
+use super::watched::{Places, WatchedBody};
 use crate::meters::Meters;
 use crate::observe::Observer;
 use crate::proxy::Proxy;
@@ -30,34 +33,70 @@ pub(super) struct Shared {
     pub(super) has_admin: bool,
 }
 
+/// Whether a request needs a place.
+enum Class {
+    Health,
+    Other,
+}
+
 impl Shared {
     /// Answers a request.
-    pub(super) async fn respond<B>(&self, request: Request<B>, info: RequestInfo) -> Response<WatchedBody>
+    pub(super) async fn respond<B>(
+        &self,
+        request: Request<B>,
+        info: RequestInfo,
+        table: &Table,
+        seat: &Arc<Seat>,
+        client: Option<&Arc<Client>>,
+    ) -> Response<WatchedBody>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut observed = self.observer.begin(info);
         self.observer.note_head(&mut observed, &request);
-        let answer = match self.check(&request, observed.info.entrance) {
-            Ok(()) => self.proxy.answer(request, &observed.info).await,
+        let mut places = Places { under_way: seat.begin(), request: None, zip: [None, None, None] };
+        let mut answer = match self.admit(&request, observed.info.entrance, client).await {
+            Ok(place) => {
+                places.request = place;
+                self.proxy.answer(request, &observed.info).await
+            }
             Err(refusal) => refusal.answer(),
         };
+        if answer.body().is_zip() {
+            match table.zip(seat, client).await {
+                Ok(place) => places.zip = place,
+                Err(refusal) => answer = refusal.answer(),
+            }
+        }
         let status = answer.status().as_u16();
-        answer.map(|body| WatchedBody::new(body, observed, status))
+        answer.map(|body| WatchedBody::new(body, observed, status, places))
+    }
+
+    /// Checks a request, and waits for its place.
+    async fn admit<B>(
+        &self,
+        request: &Request<B>,
+        entrance: Entrance,
+        client: Option<&Arc<Client>>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+        match self.check(request, entrance)? {
+            Class::Health => Ok(None),
+            Class::Other => table::place(client).await,
+        }
     }
 
     /// Checks that the listener has the path of a request, and that the server has the name in it.
-    fn check<B>(&self, request: &Request<B>, entrance: Entrance) -> Result<(), Refusal> {
+    fn check<B>(&self, request: &Request<B>, entrance: Entrance) -> Result<Class, Refusal> {
         let path = request.uri().path();
         let page = path.strip_prefix(&self.base_path).filter(|page| page.starts_with('/')).unwrap_or(path);
         match (entrance, page) {
-            (Entrance::Admin, "/healthz" | "/readyz" | "/metrics" | "/version") => Ok(()),
+            (Entrance::Admin, "/healthz" | "/readyz" | "/metrics" | "/version") => Ok(Class::Health),
             (Entrance::Admin, _) => Err(Refusal::NotHere),
-            // A probe need not know a name.
-            (Entrance::Public, "/healthz" | "/readyz") => Ok(()),
+            // A probe need not know a name, and waits for nobody.
+            (Entrance::Public, "/healthz" | "/readyz") => Ok(Class::Health),
             (Entrance::Public, "/metrics") if self.has_admin => Err(Refusal::NotHere),
-            (Entrance::Public, _) => self.hosts.check(request),
+            (Entrance::Public, _) => self.hosts.check(request).map(|()| Class::Other),
         }
     }
 }

@@ -12,6 +12,7 @@ mod access;
 mod access_log;
 mod answers;
 mod as_go;
+mod attacks;
 mod audit;
 mod backup;
 mod bucket_carry;
@@ -69,8 +70,10 @@ mod peers;
 mod policy;
 mod progress;
 mod publication;
+mod reload;
 mod removal;
 mod resolving;
+mod reverse_proxy;
 mod server_log;
 mod staging;
 mod symlinks;
@@ -87,6 +90,7 @@ fn main() {
         ("access_log", access_log::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
+        ("attacks", attacks::cases()),
         ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("bucket_carry", bucket_carry::cases()),
@@ -142,8 +146,10 @@ fn main() {
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("publication", publication::cases()),
+        ("reload", reload::cases()),
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
+        ("reverse_proxy", reverse_proxy::cases()),
         ("server_log", server_log::cases()),
         ("staging", staging::cases()),
         ("symlinks", symlinks::cases()),
