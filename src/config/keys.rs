@@ -420,6 +420,6 @@ serve_keys! {
         |text| parse::peer_name(text).map(Some);
 
     /// Maximum number of versions that are downloaded from peers at the same time
-    /// If there are more peers, their number is the limit: each peer may always have one download.
+    /// A peer without a running download may always begin one more, so that a slow peer delays no other peer.
     peers_max_concurrent: usize = "peers.max_concurrent", "N", Default::Value("4"), parse::count;
 }

@@ -94,7 +94,8 @@ impl Site {
         }
         times.sort();
         let (median, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
-        println!("{when}: median {median:.1?}, p99 {p99:.1?}, {}", self.memory());
+        let longest = times.last().copied().unwrap_or_default();
+        println!("{when}: median {median:.1?}, p99 {p99:.1?}, longest {longest:.1?}, {}", self.memory());
     }
 
     /// Asks for a small file over HTTP/1.1.

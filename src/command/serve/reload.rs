@@ -63,7 +63,7 @@ impl<'a> Reload<'a> {
             Err(error) => {
                 let reason = error.message.unwrap_or_default();
                 let help =
-                    error.help.unwrap_or_else(|| "mend the configuration, then reload it again".to_owned());
+                    error.help.unwrap_or_else(|| "fix the configuration, then reload it again".to_owned());
                 log::error!(reason, help; "cannot reload: keeping the configuration");
             }
         }
