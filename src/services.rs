@@ -97,6 +97,13 @@ impl Services {
         Self { store, tier, policy: cell, answers, flights, seals, sumdb, sending: Arc::default(), shutdown }
     }
 
+    /// Replaces the rules. Requests under way keep the earlier ones.
+    pub(crate) fn replace_policy(&self, policy: Policy) {
+        self.answers.follow(&policy);
+        self.flights.follow(&policy);
+        self.policy.replace(policy);
+    }
+
     /// Starts the shutdown: tasks that wait for their turn and have no waiting client are dropped.
     pub fn close(&self) {
         self.shutdown.close();

@@ -65,6 +65,19 @@ impl<'a> Sources<'a> {
         Self { world, go: OnceCell::new(), options: OnceCell::new(), known: RefCell::default() }
     }
 
+    /// Returns sources for another configuration of the same process. Its upstreams keep the name of this proxy in `Via`, the
+    /// memory for large answers, and the scratch folder for version control.
+    pub(crate) fn renewed(&self, config: &ServeConfig) -> Self {
+        let renewed = Self::new(self.world);
+        let mut options = renewed.options(config);
+        if let Some(earlier) = self.options.get() {
+            options.instance = earlier.instance;
+            options.memory = earlier.memory.clone();
+            options.direct = earlier.direct.with_rules_of(&options.direct);
+        }
+        Self { options: OnceCell::from(options), ..renewed }
+    }
+
     /// Checks that the configuration names valid upstreams.
     pub(crate) fn check(&self, config: &ServeConfig) -> Result<(), CommandError> {
         if config.offline {

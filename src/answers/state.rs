@@ -79,6 +79,11 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// Returns whether a module is private by a pattern, not by its rule.
+    pub(crate) fn is_private(&self, module: &ModulePath) -> bool {
+        self.private.matches(module.as_str())
+    }
+
     pub(crate) fn new(
         (store, tier): (Arc<Store>, Option<Arc<Tier>>),
         policy: &Policy,
@@ -106,6 +111,11 @@ impl Answers {
             absences,
             shutdown,
         })
+    }
+
+    /// Shares the limits among the upstreams of a new policy.
+    pub(crate) fn follow(&self, policy: &Policy) {
+        self.turns.follow(policy.upstreams());
     }
 
     /// Returns whether an upstream is asked at all.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use stoa_bucket::BucketUrl;
 
+use super::access::AccessTable;
 use super::listen::ListenAddress;
 use super::parse;
 use super::peers::PeerTable;
@@ -141,6 +142,8 @@ macro_rules! serve_keys {
             pub modules: Vec<ModuleTable>,
             /// The credentials for upstreams.
             pub credentials: Vec<HostCredentials>,
+            /// The readers of modules, in order. [`Settings::access`] reads the users.
+            pub access: Vec<AccessTable>,
             /// The peers, without their secrets. [`Settings::peers`] reads these.
             pub peers: Vec<PeerTable>,
             pub(super) origins: BTreeMap<&'static str, Origin>,
@@ -170,6 +173,7 @@ macro_rules! serve_keys {
                     }, )+
                     modules: self.modules()?,
                     credentials: self.credentials()?,
+                    access: self.file()?.access.clone(),
                     peers: self.file()?.peers.clone(),
                     origins,
                 })
@@ -261,6 +265,26 @@ serve_keys! {
 
     /// Maximum number of open connections
     max_connections: usize = "max_connections", "N", Default::Value("4096"), parse::count;
+
+    /// Maximum number of open connections of one client address
+    /// Addresses in `trusted_proxies` have no such limit. The addresses of IPv6 with the same first 64 bits count as one. If a client has that many, its longest idle connection makes place for a new one.
+    limits_connections_per_address: Option<usize> = "limits.connections_per_address", "N",
+        Default::Unset("half of max_connections", "2048"), |text| parse::count(text).map(Some);
+
+    /// Maximum number of requests under way of one client address; further requests wait
+    /// A request that waited for 30 s gets 429.
+    limits_requests_per_address: usize = "limits.requests_per_address", "N", Default::Value("1024"), parse::count;
+
+    /// Maximum number of zips that are sent at the same time
+    /// One client address gets at most three quarters. A request that waited for 30 s gets 503.
+    limits_open_zips: usize = "limits.open_zips", "N", Default::Value("1024"), parse::count;
+
+    /// Maximum number of zips that are sent at the same time on one connection of HTTP/2
+    limits_open_zips_per_connection: usize = "limits.open_zips_per_connection", "N", Default::Value("16"), parse::count;
+
+    /// Bytes per second, below which a client is disconnected if another client needs its place; 0 for no client
+    /// The speed is measured over at least 30 s.
+    limits_min_send_rate: u64 = "limits.min_send_rate", "SIZE", Default::Value("8KiB"), parse::rate;
 
     /// Time for requests in progress to finish after SIGTERM or SIGINT
     grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
@@ -390,7 +414,19 @@ serve_keys! {
     peers_name: Option<String> = "peers.name", "NAME", Default::Unset("none", "paris"),
         |text| parse::peer_name(text).map(Some);
 
+    /// File with the users of this server, in the form of htpasswd
+    /// Each line is NAME:HASH. HASH is a password hashed by bcrypt (htpasswd -B), or a token (`stoa token NAME`).
+    /// Without the file, every client may read every module.
+    auth_users_file: Option<PathBuf> = "auth.users_file", "PATH", Default::Unset("none", "/etc/stoa/users"),
+        |text| parse::path(text).map(Some);
+
+    /// Users who may read modules that no table [[access]] covers: anyone, authenticated, or names of users
+    /// `authenticated` means every user in the users file.
+    auth_default: Option<Vec<String>> = "auth.default", "NAMES",
+        Default::Unset("authenticated with auth.users_file, otherwise anyone", "authenticated"),
+        |text| parse::list(text).map(Some);
+
     /// Maximum number of versions that are downloaded from peers at the same time
-    /// If there are more peers, their number is the limit: each peer may always have one download.
+    /// A peer without a running download may always begin one more, so that a slow peer delays no other peer.
     peers_max_concurrent: usize = "peers.max_concurrent", "N", Default::Value("4"), parse::count;
 }

@@ -109,6 +109,12 @@ impl Flights {
         Self { means: Arc::new(means), shutdown, aborted: Arc::default(), max_wait: options.max_wait }
     }
 
+    /// Shares the limits among the upstreams of a new policy.
+    pub(crate) fn follow(&self, policy: &Policy) {
+        self.means.slots.follow(policy.upstreams());
+        self.means.starts.follow(policy.upstreams());
+    }
+
     /// Joins the flight of a version that is not in the store, or starts one.
     ///
     /// `via` is the `Via` of the request. `expected` has the hashes that a peer has named. The client waits a limited time

@@ -48,6 +48,11 @@ impl Slots {
         }
     }
 
+    /// Gives shares to these upstreams from now on.
+    pub(super) fn follow<'u>(&self, upstreams: impl Iterator<Item = &'u Upstream>) {
+        self.all.follow(upstreams);
+    }
+
     /// Takes a slot if one is free.
     pub(super) fn try_take(&self, wanted: &watch::Receiver<bool>, upstream: &Upstream) -> Option<Slot> {
         let background = match *wanted.borrow() {

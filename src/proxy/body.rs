@@ -17,7 +17,7 @@ use stoa_gomod::ModuleVersion;
 use stoa_store::ZipFile;
 use tokio::task::JoinHandle;
 
-use super::buffers::{Buffer, Buffers, CHUNK};
+use super::buffers::{Buffer, Buffers, OpenZip};
 use crate::bucket::ZipStream;
 use crate::fill::Transfer;
 use crate::sending::SendingGuard;
@@ -50,7 +50,7 @@ impl Body {
             file: Arc::new(file),
             at: range.start,
             end: range.end,
-            buffers: Arc::clone(buffers),
+            buffers: buffers.open(),
             reading: None,
         })
     }
@@ -58,7 +58,12 @@ impl Body {
     /// Returns a zip that is being downloaded.
     pub(super) fn transfer(transfer: Transfer, buffers: &Arc<Buffers>) -> Self {
         let left = transfer.length();
-        Self::Transfer(TransferBody { state: State::Idle(transfer), left, buffers: Arc::clone(buffers) })
+        Self::Transfer(TransferBody { state: State::Idle(transfer), left, buffers: buffers.open() })
+    }
+
+    /// Returns whether the body sends a zip.
+    pub(crate) fn is_zip(&self) -> bool {
+        matches!(self, Self::Zip(_) | Self::Transfer(_) | Self::Bucket(_))
     }
 
     /// Returns `length` bytes of a zip in the bucket. Without a stream, only the length is known.
@@ -119,7 +124,7 @@ pub(crate) struct ZipBody {
     file: Arc<ZipFile>,
     at: u64,
     end: u64,
-    buffers: Arc<Buffers>,
+    buffers: OpenZip,
     reading: Option<JoinHandle<(Buffer, io::Result<usize>)>>,
 }
 
@@ -139,7 +144,8 @@ impl ZipBody {
             }
             None => {
                 let mut buffer = self.buffers.take();
-                let wanted = usize::try_from(self.end - self.at).map_or(CHUNK, |left| left.min(CHUNK));
+                let size = buffer.as_mut().len();
+                let wanted = usize::try_from(self.end - self.at).map_or(size, |left| left.min(size));
                 match self.file.read_now(self.at, &mut buffer.as_mut()[..wanted]) {
                     Some(read) => (buffer, Ok(read)),
                     None => {
@@ -221,7 +227,7 @@ pub(crate) struct TransferBody {
     state: State,
     /// The number of bytes still to send, if known.
     left: Option<u64>,
-    buffers: Arc<Buffers>,
+    buffers: OpenZip,
 }
 
 type Next = Pin<Box<dyn Future<Output = (Transfer, io::Result<(Buffer, usize)>)> + Send>>;
@@ -248,7 +254,7 @@ impl TransferBody {
             State::Ended => return Poll::Ready(None),
             State::Waiting(next) => next,
             State::Idle(mut transfer) => {
-                let buffers = Arc::clone(&self.buffers);
+                let buffers = self.buffers.pool();
                 Box::pin(async move {
                     let read = match transfer.ready().await {
                         Ok(()) => transfer.next(buffers.take()).await,

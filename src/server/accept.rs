@@ -1,29 +1,28 @@
 //! The loop that accepts the connections of one listener.
 
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::ServeError;
 use super::connection::{Serving, stopped};
-use super::listeners::Listener;
+use super::listeners::{Listener, Stream};
 
 /// Accepts connections until the shutdown, and closes the listener. Returns the connections that are still open.
-pub(super) async fn accept(
-    listener: Listener,
-    serving: Serving,
-    places: Arc<Semaphore>,
-) -> Result<JoinSet<()>, ServeError> {
+pub(super) async fn accept(listener: Listener, serving: Serving) -> Result<JoinSet<()>, ServeError> {
     let mut connections = JoinSet::new();
     let mut stopping = serving.stopping.clone();
+    // A connection that waits for a place. Further clients wait in the kernel's queue.
+    let mut waiting: Option<(Stream, Option<IpAddr>)> = None;
     loop {
         let next = async {
-            // Clients without a place wait in the kernel's queue. The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.socket.accept().await)
+            let address = match &waiting {
+                Some((_, address)) => *address,
+                None => waiting.insert(listener.socket.accept().await?).1,
+            };
+            Ok((serving.seat(address).await, waiting.take()))
         };
         tokio::select! {
             () = stopped(&mut stopping) => break,
@@ -32,13 +31,13 @@ pub(super) async fn accept(
                     log::error!(reason:% = error; "a connection ended with an internal error");
                 }
             }
-            (place, accepted) = next => match accepted {
-                Ok((stream, address)) => {
-                    let connection = serving.clone().serve(stream, address);
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(place);
-                    });
+            accepted = next => match accepted {
+                Ok((Some(seat), Some((stream, address)))) => {
+                    connections.spawn(serving.clone().serve(stream, address, seat));
+                }
+                Ok((_, refused)) => {
+                    let client = refused.and_then(|(_, address)| address);
+                    log::debug!(client:? = client; "closed a connection: its address has too many");
                 }
                 Err(error) if is_of_one_connection(&error) => log::debug!(reason:% = error; "a client gave up before its connection was accepted"),
                 Err(error) if is_fatal(&error) => return Err(ServeError::Accept(error)),

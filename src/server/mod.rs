@@ -11,21 +11,27 @@
 //! | `accept` | the loop that accepts connections |
 //! | `connection` | TLS, the version of HTTP, and the end of a connection |
 //! | `tls` | the certificate |
+//! | `limits`, `table`, `seat` | who gets a place, and who loses one |
 //! | `stall_timeout` | clients that neither send nor read |
 //! | `respond` | the steps of a request |
 //! | `origin` | the client behind a reverse proxy |
 //! | `hosts` | the names of the server |
 //! | `refusal` | requests that the proxy does not get |
+//! | `handle` | a new configuration for a running server |
 //! | `watched` | the end of a request |
 
 mod accept;
 mod connection;
+mod handle;
 mod hosts;
+mod limits;
 mod listeners;
 mod origin;
 mod refusal;
 mod respond;
+mod seat;
 mod stall_timeout;
+mod table;
 mod tls;
 mod watched;
 
@@ -35,13 +41,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use stoa_store::Store;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use self::connection::Serving;
 use self::hosts::Hosts;
 use self::respond::Shared;
+use self::table::Table;
+use crate::access::AccessCell;
 use crate::eviction::{Eviction, EvictionOptions};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
@@ -51,6 +59,8 @@ use crate::sync::{Replication, ReplicationOptions};
 use crate::upkeep::Upkeep;
 use crate::upstream::UpstreamConfigError;
 
+pub use self::handle::Handle;
+pub use self::limits::Limits;
 pub use self::listeners::{Listeners, SocketFile};
 pub use self::tls::{Certificate, CertificateCell, TlsError};
 
@@ -63,8 +73,8 @@ pub struct ServeOptions {
     pub base_path: String,
     /// The settings for downloads, lists, queries and checksum databases.
     pub services: ServiceOptions,
-    /// Maximum number of open connections. Further clients wait to be accepted.
-    pub max_connections: usize,
+    /// The limits for clients.
+    pub limits: Limits,
     /// Time limit for the head of a request to arrive, and for an idle connection.
     pub head_timeout: Duration,
     /// Time limit for a client to read something of its answer.
@@ -80,10 +90,14 @@ pub struct ServeOptions {
     pub degraded: Option<String>,
     /// The peers of this deployment, if it has any.
     pub replication: Option<ReplicationOptions>,
+    /// The users, and the modules that each may read.
+    pub access: Arc<AccessCell>,
     /// The limits of the store, if it has any.
     pub eviction: Option<EvictionOptions>,
     /// The certificate, if TCP sockets for clients have TLS.
     pub certificate: Option<Arc<CertificateCell>>,
+    /// A hold of the server, for a new configuration.
+    pub handle: Handle,
     /// The names of the server, in lower case. Empty: all names.
     pub hosts: Vec<String>,
     /// The addresses of reverse proxies whose headers about their clients are believed.
@@ -96,7 +110,7 @@ impl Default for ServeOptions {
             sumdbs: Vec::new(),
             base_path: "/".to_owned(),
             services: ServiceOptions::default(),
-            max_connections: 4096,
+            limits: Limits::of(4096),
             head_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(120),
             grace: Duration::from_secs(30),
@@ -104,8 +118,10 @@ impl Default for ServeOptions {
             last_use_interval: Duration::from_secs(300),
             degraded: None,
             replication: None,
+            access: Arc::default(),
             eviction: None,
             certificate: None,
+            handle: Handle::default(),
             hosts: Vec::new(),
             trusted_proxies: Vec::new(),
         }
@@ -147,6 +163,7 @@ pub async fn run(
     let upkeep = Upkeep::start(&store, has_bucket, options.index_interval, options.last_use_interval);
     let upkeep = Arc::new(upkeep);
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
+    options.handle.started(&services);
     let replication =
         options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
     let replication = replication.transpose().map_err(ServeError::Peers)?;
@@ -166,6 +183,7 @@ pub async fn run(
     let listeners = listeners.into();
     let shared = Arc::new(Shared {
         proxy,
+        access: Arc::clone(&options.access),
         observer: Arc::default(),
         hosts: Hosts::new(options.hosts.clone()),
         trusted_proxies: options.trusted_proxies.clone(),
@@ -173,7 +191,7 @@ pub async fn run(
         has_admin: listeners.has_admin(),
     });
     let (stop, stopping) = watch::channel(false);
-    let mut accepting = start(listeners, &shared, &options, &stopping)?;
+    let (mut accepting, mut watching_clients) = start(listeners, &shared, &options, &stopping)?;
     let accepted = tokio::select! {
         () = shutdown => Ok(()),
         // Before the shutdown, a loop ends only with an error.
@@ -215,6 +233,7 @@ pub async fn run(
     for connections in &mut connections {
         connections.shutdown().await;
     }
+    watching_clients.shutdown().await;
     services.end().await;
     eviction.end().await;
     // It writes the last uses, which the bucket gets then.
@@ -269,15 +288,18 @@ fn log_counts(services: &Services, aborted_requests: usize) {
     );
 }
 
-/// Starts to accept connections.
+/// The loops that accept connections. They return the connections that are still open.
+type Accepting = JoinSet<Result<JoinSet<()>, ServeError>>;
+
+/// Starts to accept connections, and to watch them.
 fn start(
     listeners: Listeners,
     shared: &Arc<Shared>,
     options: &ServeOptions,
     stopping: &watch::Receiver<bool>,
-) -> Result<JoinSet<Result<JoinSet<()>, ServeError>>, ServeError> {
-    let places = |number: usize| Arc::new(Semaphore::new(number.clamp(1, Semaphore::MAX_PERMITS)));
-    let (public, admin) = (places(options.max_connections), places(MAX_ADMIN_CONNECTIONS));
+) -> Result<(Accepting, JoinSet<()>), ServeError> {
+    let public = Table::new(options.limits.clone());
+    let admin = Table::new(Limits::of(MAX_ADMIN_CONNECTIONS));
     let tls =
         options.certificate.as_ref().map(CertificateCell::settings).transpose().map_err(ServeError::Tls)?;
     let mut accepting = JoinSet::new();
@@ -286,13 +308,16 @@ fn start(
         let serving = Serving {
             shared: Arc::clone(shared),
             entrance: listener.entrance,
+            table: Arc::clone(if listener.entrance == Entrance::Admin { &admin } else { &public }),
             tls: tls.clone().filter(|_| has_tls).map(TlsAcceptor::from),
             head_timeout: options.head_timeout,
             stall_timeout: options.stall_timeout,
             stopping: stopping.clone(),
         };
-        let places = if listener.entrance == Entrance::Admin { &admin } else { &public };
-        accepting.spawn(accept::accept(listener, serving, Arc::clone(places)));
+        accepting.spawn(accept::accept(listener, serving));
     }
-    Ok(accepting)
+    let mut watching = JoinSet::new();
+    watching.spawn(public.watch(options.stall_timeout));
+    watching.spawn(admin.watch(options.stall_timeout));
+    Ok((accepting, watching))
 }

@@ -2,28 +2,39 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::seat::Seat;
+
 /// The bytes that decide between HTTP/1 and HTTP/2: the length of the preface of HTTP/2.
 const PREFACE_BYTES: usize = 24;
 
 /// A connection that fails if the client is silent for too long: while it is sent something, and before the version of
 /// HTTP is known. After that hyper's own timeouts apply.
-pub(crate) struct StallTimeout<S> {
+pub(super) struct StallTimeout<S> {
     stream: S,
     limit: Duration,
+    seat: Arc<Seat>,
     read: usize,
     reading: Option<Pin<Box<Sleep>>>,
     writing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> StallTimeout<S> {
-    pub(crate) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, read: 0, reading: None, writing: None }
+    pub(super) fn new(stream: S, limit: Duration, seat: Arc<Seat>) -> Self {
+        Self { stream, limit, seat, read: 0, reading: None, writing: None }
+    }
+
+    /// Notes accepted bytes.
+    fn note(&self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = result {
+            self.seat.wrote(*bytes);
+        }
     }
 
     /// Returns a result of the stream, or an error if there was none for too long.
@@ -74,6 +85,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallTimeout<S> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let result = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.note(&result);
         Self::bound(&mut this.writing, this.limit, context, result)
     }
 
@@ -84,6 +96,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallTimeout<S> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let result = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        this.note(&result);
         Self::bound(&mut this.writing, this.limit, context, result)
     }
 

@@ -77,6 +77,11 @@ impl CertificateCell {
         Arc::new(Self(ArcSwap::new(certificate.0)))
     }
 
+    /// Replaces the certificate, for connections from now on.
+    pub fn replace(&self, certificate: Certificate) {
+        self.0.store(certificate.0);
+    }
+
     /// Returns the settings of TLS: the versions 1.2 and 1.3, HTTP/2 and HTTP/1.1, no certificates of clients.
     pub(super) fn settings(self: &Arc<Self>) -> Result<Arc<ServerConfig>, rustls::Error> {
         let settings = ServerConfig::builder_with_provider(Arc::new(provider()))

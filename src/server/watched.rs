@@ -6,7 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::seat::UnderWay;
 use crate::observe::Observed;
 use crate::proxy::Body;
 
@@ -15,12 +17,24 @@ use crate::proxy::Body;
 pub(crate) struct WatchedBody {
     body: Body,
     request: Observed,
+    places: Places,
+}
+
+/// The places that a request holds until its end.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) under_way: UnderWay,
+    /// Of the client's requests.
+    pub(super) request: Option<OwnedSemaphorePermit>,
+    /// Of the zips that are being sent.
+    pub(super) zip: [Option<OwnedSemaphorePermit>; 3],
 }
 
 impl WatchedBody {
-    pub(super) fn new(body: Body, mut request: Observed, status: u16) -> Self {
+    pub(super) fn new(body: Body, mut request: Observed, status: u16, mut places: Places) -> Self {
         (request.status, request.is_whole) = (status, body.is_end_stream());
-        Self { body, request }
+        places.under_way.set_inside(false);
+        Self { body, request, places }
     }
 }
 
@@ -32,7 +46,9 @@ impl hyper::body::Body for WatchedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.places.under_way.set_inside(frame.is_pending());
+        let frame = ready!(frame);
         match &frame {
             Some(Ok(frame)) => {
                 // The last chunk may still be in a buffer of the connection.
@@ -58,6 +74,8 @@ impl hyper::body::Body for WatchedBody {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::limits::Limits;
+    use super::super::seat::Seat;
     use super::*;
     use crate::observe::Observer;
     use crate::request::{Caller, Entrance, RequestInfo};
@@ -68,11 +86,15 @@ mod tests {
         let begin = || observer.begin(RequestInfo::new(Caller::anonymous(None), Entrance::Public));
         let (one, other) = (begin(), begin());
         assert_eq!(observer.in_progress(), 2);
-        let body = WatchedBody::new(Body::Empty, one, 200);
+        let seat = Arc::new(Seat::new(0, None, &Limits::of(1)));
+        let places = Places { under_way: seat.begin(), request: None, zip: [None, None, None] };
+        let body = WatchedBody::new(Body::Empty, one, 200, places);
+        assert_eq!(seat.requests(), 1);
         assert!(body.request.is_whole);
         drop(other);
         assert_eq!(observer.in_progress(), 1);
         drop(body);
+        assert_eq!(seat.requests(), 0);
         assert_eq!(observer.in_progress(), 0);
     }
 }

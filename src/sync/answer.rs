@@ -32,6 +32,9 @@ const NAMES: usize = 2000;
 /// The time between two looks at the log while a request waits, for changes of other processes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// The time between two looks at the bucket while a request waits, for publications of the other servers.
+const READ_BUCKET_EVERY: Duration = Duration::from_secs(10);
+
 /// An answer to a peer.
 #[derive(Debug)]
 pub(crate) struct PeerAnswer {
@@ -93,9 +96,13 @@ impl Replication {
         // Before the log is read, so that no change is missed.
         let mut news = self.news.subscribe();
         let until = Instant::now() + Duration::from_secs(request.wait.unwrap_or(0).min(MAX_WAIT));
-        self.read_bucket().await;
+        let mut bucket_read: Option<Instant> = None;
         loop {
             news.mark_unchanged();
+            if bucket_read.is_none_or(|read| read.elapsed() >= READ_BUCKET_EVERY) {
+                self.read_bucket().await;
+                bucket_read = Some(Instant::now());
+            }
             let (peer, known) = (Arc::clone(&link.peer), pointers.clone());
             let (page, is_empty) = self
                 .off_runtime(move |store| {

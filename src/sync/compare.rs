@@ -37,7 +37,7 @@ impl Replication {
             let request = DigestsRequest { after: after.clone() };
             let (theirs, end) = self.digests(link, &request).await?;
             let last = theirs.last().map(|digest| digest.module.clone());
-            let differ = self.differing(theirs).await?;
+            let differ = self.differing(link, theirs).await?;
             differing += differ.len();
             for modules in differ.chunks(MODULES_AT_ONCE) {
                 if !self.take_modules(link, modules, None).await? {
@@ -87,8 +87,9 @@ impl Replication {
         }
     }
 
-    /// Returns the modules whose digest differs here.
-    async fn differing(&self, theirs: Vec<Digest>) -> Result<Vec<String>, SyncError> {
+    /// Returns the modules that this deployment accepts and whose digest differs here.
+    async fn differing(&self, link: &Link, mut theirs: Vec<Digest>) -> Result<Vec<String>, SyncError> {
+        theirs.retain(|digest| link.peer.accept.matches(&digest.module));
         self.read_bucket().await;
         self.off_runtime(move |store| {
             let mut differ = Vec::new();

@@ -7,8 +7,8 @@ use stoa_store::{Conflict, Store};
 
 use super::{Link, Replication, SyncError};
 
-/// Maximum number of conflicts that are looked at after a pull.
-const LOOKED_AT: usize = 1000;
+/// Number of conflicts that are read at once.
+const AT_ONCE: usize = 1000;
 
 /// Notes a conflict, and logs it if it is new. Nothing is overwritten.
 pub(super) fn note_conflict(
@@ -33,13 +33,20 @@ impl Replication {
     pub(super) async fn settle_conflicts(&self, link: &Arc<Link>) -> Result<(), SyncError> {
         let peer = link.peer.name.clone();
         self.off_runtime(move |store| {
-            for conflict in store.peers().conflicts(Some(&peer), LOOKED_AT)? {
-                if is_decided(store, &conflict)? {
-                    store.peers().settle_conflict(&peer, &conflict.version)?;
-                    log::info!(peer, version:% = conflict.version; "settled a conflict with a peer");
+            let mut after = None;
+            loop {
+                let conflicts = store.peers().conflicts_after(&peer, after.as_ref(), AT_ONCE)?;
+                for conflict in &conflicts {
+                    if is_decided(store, conflict)? {
+                        store.peers().settle_conflict(&peer, &conflict.version)?;
+                        log::info!(peer, version:% = conflict.version; "settled a conflict with a peer");
+                    }
+                }
+                match conflicts.into_iter().last() {
+                    Some(last) => after = Some(last.version),
+                    None => return Ok(()),
                 }
             }
-            Ok(())
         })
         .await
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::event::{End, Event, EventsRequest, Header, Line, MAX_LINES, parse_line};
 use super::intake::Batch;
@@ -37,6 +38,9 @@ const LITTLE: (usize, u64) = (100, 20_000);
 
 /// The time between two comparisons of digests.
 const COMPARE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The time between two looks at the conflicts, each of which reads the seal of a version.
+const SETTLE_EVERY: Duration = Duration::from_secs(20);
 
 /// Maximum number of rows in the queue of a peer. Above it, the peer is not asked for more.
 const MAX_QUEUE: u64 = 200_000;
@@ -77,12 +81,13 @@ impl Replication {
         mut has_turn: Option<watch::Receiver<bool>>,
     ) -> Infallible {
         let mut failures = 0;
+        let mut settled_at = None;
         loop {
             wait_for_turn(&mut has_turn).await;
-            let began = tokio::time::Instant::now();
+            let began = Instant::now();
             let interval = link.peer.interval;
             let wait = if interval.is_zero() { LONG_POLL } else { 0 };
-            let pause = match self.pull_and_compare(&link, wait).await {
+            let pause = match self.pull_and_compare(&link, wait, &mut settled_at).await {
                 Ok(pulled) => {
                     if failures > 0 {
                         // The versions that failed meanwhile need not wait any longer.
@@ -103,7 +108,12 @@ impl Replication {
         }
     }
 
-    async fn pull_and_compare(&self, link: &Arc<Link>, wait: u64) -> Result<Pulled, SyncError> {
+    async fn pull_and_compare(
+        &self,
+        link: &Arc<Link>,
+        wait: u64,
+        settled_at: &mut Option<Instant>,
+    ) -> Result<Pulled, SyncError> {
         if self.is_queue_full(link).await? {
             // A comparison begins with an end of the parked versions, which alone may fill the queue.
             if !self.is_comparison_due(link).await? || !self.compare(link).await? {
@@ -115,8 +125,9 @@ impl Replication {
         if !pulled.has_more && self.is_comparison_due(link).await? {
             self.compare(link).await?;
         }
-        if !pulled.has_more {
+        if settled_at.is_none_or(|at| at.elapsed() >= SETTLE_EVERY) {
             self.settle_conflicts(link).await?;
+            *settled_at = Some(Instant::now());
         }
         Ok(pulled)
     }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stoa_bucket::{PULL_BEAT, PULL_TAKEOVER, PullHolder};
+use stoa_bucket::{PULL_BEAT, PULL_TAKEOVER, PullHolder, PullPointers};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -44,8 +44,13 @@ impl Replication {
     }
 
     async fn renew(&self, link: &Arc<Link>, turn: &mut stoa_bucket::PullTurn) -> Result<bool, SyncError> {
-        let name = link.peer.name.clone();
-        let finished = self.off_runtime(move |store| Ok(store.peers().finished(&name)?)).await?;
+        let (name, is_mine) = (link.peer.name.clone(), turn.is_mine());
+        // Only the holder writes them.
+        let finished = self
+            .off_runtime(move |store| {
+                Ok(if is_mine { store.peers().finished(&name)? } else { PullPointers::new() })
+            })
+            .await?;
         match turn.renew(&finished).await? {
             PullHolder::Mine => Ok(true),
             PullHolder::Other => Ok(false),

@@ -68,11 +68,9 @@ impl Replication {
             turn: 0,
         };
         let mut running: JoinSet<Key> = JoinSet::new();
-        // Each peer may always have one, so that a slow peer delays no other.
-        let limit = self.max_concurrent.max(self.links.len());
         loop {
             let looked_at = now_ms();
-            while running.len() < limit {
+            loop {
                 let next = self.next(&mut ready, None).await.unwrap_or_else(|error| {
                     log::warn!(reason:% = error; "cannot read the queue of a peer");
                     None
@@ -130,18 +128,19 @@ impl Replication {
         }
     }
 
-    /// Returns the next event to work on, one peer after the other.
+    /// Returns the next event to work on, one peer after the other. A peer with nothing in work may always begin, so that a
+    /// slow peer delays no other.
     async fn next(
         &self,
         ready: &mut Ready,
         only: Option<usize>,
     ) -> Result<Option<(usize, Queued, u32)>, SyncError> {
         let count = self.links.len();
-        let most = (self.max_concurrent + 1).saturating_sub(count).max(1);
         for _ in 0..count {
             let number = only.unwrap_or(ready.turn % count);
             ready.turn = number + 1;
-            if only.is_none() && ready.begun.iter().filter(|(of, ..)| *of == number).count() >= most {
+            let is_busy = || ready.begun.iter().any(|(of, ..)| *of == number);
+            if only.is_none() && ready.begun.len() >= self.max_concurrent && is_busy() {
                 continue;
             }
             let Some(rows) = ready.rows.get_mut(number) else { break };

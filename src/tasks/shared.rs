@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::upstream::Upstream;
@@ -12,7 +13,9 @@ use crate::upstream::Upstream;
 pub(crate) struct SharedPermits {
     all: Arc<Queue>,
     /// The share of each upstream, by its tag.
-    shares: HashMap<String, Arc<Queue>>,
+    shares: ArcSwap<HashMap<String, Arc<Queue>>>,
+    /// The number of permits in a share.
+    share: usize,
 }
 
 /// A share of a limit: one permit, released when it is dropped.
@@ -27,12 +30,21 @@ impl SharedPermits {
     pub(crate) fn new<'u>(count: usize, upstreams: impl Iterator<Item = &'u Upstream>) -> Self {
         // Three quarters: an upstream gets most permits while the others are idle.
         let share = (count - count / 4).clamp(1, Semaphore::MAX_PERMITS);
+        let permits = Self { all: Queue::new(count), shares: ArcSwap::default(), share };
+        permits.follow(upstreams);
+        permits
+    }
+
+    /// Gives shares to these upstreams from now on. Those that had one keep it.
+    pub(crate) fn follow<'u>(&self, upstreams: impl Iterator<Item = &'u Upstream>) {
+        let earlier = self.shares.load();
+        let share = |tag: &str| earlier.get(tag).cloned().unwrap_or_else(|| Queue::new(self.share));
         let tags = upstreams.filter_map(Upstream::tag);
-        let mut shares: HashMap<_, _> = tags.map(|tag| (tag.to_owned(), Queue::new(share))).collect();
+        let mut shares: HashMap<_, _> = tags.map(|tag| (tag.to_owned(), share(tag))).collect();
         if shares.len() < 2 {
             shares.clear();
         }
-        Self { all: Queue::new(count), shares }
+        self.shares.store(Arc::new(shares));
     }
 
     /// Takes a permit for an upstream if one is free.
@@ -53,8 +65,8 @@ impl SharedPermits {
         Some(Share { permit: self.all.take().await?, share })
     }
 
-    fn share(&self, upstream: &Upstream) -> Option<&Arc<Queue>> {
-        self.shares.get(upstream.tag()?)
+    fn share(&self, upstream: &Upstream) -> Option<Arc<Queue>> {
+        self.shares.load().get(upstream.tag()?).cloned()
     }
 }
 
@@ -158,6 +170,8 @@ mod tests {
         drop(held);
         assert!(shared.try_take(&one).is_some());
         drop(last);
+        shared.follow([&one].into_iter());
+        assert!(shared.shares.load().is_empty());
         let alone = SharedPermits::new(4, [&one, &one].into_iter());
         let held: Vec<_> = (0..4).map(|_| alone.try_take(&one).unwrap()).collect();
         assert_eq!(held.len(), 4);

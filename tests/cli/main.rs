@@ -9,8 +9,10 @@
 )]
 
 mod access;
+mod access_rights;
 mod answers;
 mod as_go;
+mod attacks;
 mod audit;
 mod backup;
 mod bucket_carry;
@@ -67,8 +69,10 @@ mod peers;
 mod policy;
 mod progress;
 mod publication;
+mod reload;
 mod removal;
 mod resolving;
+mod reverse_proxy;
 mod server_log;
 mod staging;
 mod symlinks;
@@ -82,8 +86,10 @@ mod verify;
 fn main() {
     let modules = vec![
         ("access", access::cases()),
+        ("access_rights", access_rights::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
+        ("attacks", attacks::cases()),
         ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("bucket_carry", bucket_carry::cases()),
@@ -138,8 +144,10 @@ fn main() {
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("publication", publication::cases()),
+        ("reload", reload::cases()),
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
+        ("reverse_proxy", reverse_proxy::cases()),
         ("server_log", server_log::cases()),
         ("staging", staging::cases()),
         ("symlinks", symlinks::cases()),

@@ -76,15 +76,20 @@ impl PullTurn {
         Self { takeover, ..self }
     }
 
+    /// Returns whether this server had the turn after the last call of [`renew`](Self::renew).
+    pub fn is_mine(&self) -> bool {
+        self.mine.is_some()
+    }
+
     /// Keeps the turn, or takes it if nobody has it any more. `pointers` are those up to which the work is done. After
     /// [`PullHolder::TakenOver`] they begin with the given ones.
     ///
     /// # Errors
     ///
-    /// After an error the turn may be lost. The next call finds out.
+    /// After an error the turn may be lost, or the object changed all the same. The next call finds out.
     pub async fn renew(&mut self, pointers: &PullPointers) -> Result<PullHolder, BucketError> {
-        if let Some(held) = self.mine.take() {
-            return match self.swap(pointers.clone(), Some(&held.tag)).await? {
+        if let Some(tag) = self.mine.as_ref().map(|held| held.tag.clone()) {
+            return match self.swap(pointers.clone(), Some(&tag)).await? {
                 true => Ok(PullHolder::Mine),
                 false => Ok(PullHolder::Other),
             };
@@ -119,7 +124,13 @@ impl PullTurn {
                 self.theirs = None;
                 Ok(true)
             }
+            // A request that failed has changed it all the same.
+            Swapped::Lost(Some(own)) if self.mine.is_some() && own.document.owner == self.owner => {
+                self.mine = Some(own);
+                Ok(true)
+            }
             Swapped::Lost(other) => {
+                self.mine = None;
                 self.theirs = other.map(|other| (other.tag, Instant::now()));
                 Ok(false)
             }
@@ -129,6 +140,8 @@ impl PullTurn {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::{Bucket, Keys};
 
@@ -152,5 +165,25 @@ mod tests {
         assert_eq!(two.renew(&pointers(9)).await.unwrap(), PullHolder::TakenOver(pointers(7)));
         assert_eq!(one.renew(&pointers(8)).await.unwrap(), PullHolder::Other);
         assert_eq!(one.renew(&pointers(8)).await.unwrap(), PullHolder::Other);
+        assert!(!one.is_mine() && two.is_mine());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_failed_does_not_lose_the_turn() {
+        let (bucket, keys) = (Bucket::in_memory(), Keys::new(Nonce::random().unwrap()));
+        let mut turn = PullTurn::new(Versions::new(bucket.clone(), keys), "b", "one".to_owned());
+        assert_eq!(turn.renew(&pointers(5)).await.unwrap(), PullHolder::TakenOver(PullPointers::new()));
+        // The object was changed by a request without an answer.
+        let held = turn.mine.clone().unwrap();
+        assert_eq!(turn.renew(&pointers(6)).await.unwrap(), PullHolder::Mine);
+        turn.mine = Some(held);
+        assert_eq!(turn.renew(&pointers(7)).await.unwrap(), PullHolder::Mine);
+        assert_eq!(turn.renew(&pointers(8)).await.unwrap(), PullHolder::Mine);
+        // An object that cannot be read is an error, which keeps the turn.
+        let tag = turn.mine.clone().unwrap().tag;
+        bucket.delete(&turn.key).await.unwrap();
+        assert!(bucket.write_if_absent(&turn.key, Bytes::from_static(b"{")).await.unwrap());
+        turn.renew(&pointers(9)).await.unwrap_err();
+        assert!(turn.is_mine() && turn.mine.as_ref().is_some_and(|held| held.tag == tag));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -207,9 +207,8 @@ fn bind_unix(path: &Path, mode: u32) -> Result<Bound, CommandError> {
     Ok(Bound::Unix(listener, Some(SocketFile(path.to_owned()))))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a socket belongs to no store")]
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    Ok(rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))?)
 }
 
 fn unix_failed(path: &Path, error: &io::Error) -> CommandError {

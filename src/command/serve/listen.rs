@@ -12,16 +12,21 @@ use stoa_layout::{Exit, Gate, Pass};
 
 use stoa_store::Store;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
+use tokio::time::Interval;
 
 use super::bind::Sockets;
+use super::hangup::Hangup;
+use super::reload::Reload;
+use super::signals::{Event, Signals, name};
 use super::startup::{self, Startup};
+use crate::access::AccessCell;
 use crate::bucket::Tier;
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
-use crate::config::{ServeConfig, Settings};
+use crate::config::{Options, ServeConfig, Settings};
 use crate::policy::Policy;
-use crate::server::{self, Certificate, CertificateCell, ServeOptions};
+use crate::server::{self, Certificate, CertificateCell, Limits, ServeOptions};
 use crate::sources::Sources;
 use crate::sumdb::Gosumdb;
 use crate::tasks;
@@ -31,8 +36,8 @@ pub(crate) fn run(
     gate: &Gate<'_>,
     pass: Pass,
     config: ServeConfig,
-    settings: &Settings<'_>,
-    sources: &Sources<'_>,
+    (settings, options, sources): (&Settings<'_>, &Options, &Sources<'_>),
+    hangup: Hangup,
     open_bucket: impl FnOnce(&Store, &ServeConfig, &Runtime) -> Result<Option<Arc<Tier>>, CommandError>,
 ) -> Result<Exit, CommandError> {
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
@@ -55,7 +60,7 @@ pub(crate) fn run(
         log::warn!("store.unused_for removes nothing, because last_use.interval is 0");
     }
     services.tier = open_bucket(&store, &config, &runtime)?;
-    let max_connections = within_limit(config.max_connections, raise_limit_of_files());
+    let limits = limits(&config, raise_limit_of_files());
     let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
     let (layout, config_file) = (gate.current, settings.config_file());
     let database = services.sumdb.database.as_ref().map(Gosumdb::name);
@@ -79,24 +84,39 @@ pub(crate) fn run(
     }
     // Logs it if it is so.
     store.is_full();
+    let certificate = certificate.map(CertificateCell::new);
+    let origin = (settings, options, sources);
+    let is_read_only = store.is_read_only();
+    let access = Arc::new(AccessCell::new(settings.access(&config)?));
+    let cells = (certificate.clone(), Arc::clone(&access));
+    let mut reload = Reload::new(origin, config.clone(), is_read_only, address, cells);
     let replication = sources.replication(&config, settings.peers(&config)?);
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
         services,
-        max_connections,
+        limits,
         grace: config.grace,
         index_interval: config.index_interval,
         last_use_interval: config.last_use_interval,
         degraded,
         replication,
+        access,
+        certificate,
+        handle: reload.handle.clone(),
         eviction,
-        certificate: certificate.map(CertificateCell::new),
         hosts: config.hosts,
         trusted_proxies: config.trusted_proxies,
         ..ServeOptions::default()
     };
-    let served = runtime.block_on(serve_until_stopped(sockets, store, policy, options, &after_migration));
+    let served = runtime.block_on(serve_until_stopped(
+        sockets,
+        store,
+        policy,
+        options,
+        (&after_migration, hangup),
+        &mut reload,
+    ));
     log::logger().flush();
     match served {
         Ok(Some(signal)) => {
@@ -152,8 +172,25 @@ fn within_limit(wanted: usize, files: Option<u64>) -> usize {
     wanted.min(possible)
 }
 
+/// Returns the limits for clients. With few open files, there are fewer places for connections, and as many for zips.
+fn limits(config: &ServeConfig, files: Option<u64>) -> Limits {
+    let connections = within_limit(config.max_connections, files);
+    let open_zips = match connections < config.max_connections {
+        true => config.limits_open_zips.min(connections),
+        false => config.limits_open_zips,
+    };
+    Limits {
+        connections_per_address: config.limits_connections_per_address.unwrap_or((connections / 2).max(1)),
+        requests_per_address: config.limits_requests_per_address,
+        open_zips,
+        open_zips_per_connection: config.limits_open_zips_per_connection,
+        min_send_rate: config.limits_min_send_rate,
+        ..Limits::of(connections)
+    }
+}
+
 /// Reads the certificate of a configuration, if it has one.
-fn certificate(config: &ServeConfig) -> Result<Option<Certificate>, CommandError> {
+pub(super) fn certificate(config: &ServeConfig) -> Result<Option<Certificate>, CommandError> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     let read = Certificate::read(cert, key).map_err(|error| CommandError::new(Exit::USAGE, error));
     read.map(Some)
@@ -173,9 +210,10 @@ async fn serve_until_stopped(
     store: Store,
     policy: Policy,
     options: ServeOptions,
-    after_migration: &SignalsAfter,
+    (after_migration, hangup): (&SignalsAfter, Hangup),
+    reload: &mut Reload<'_>,
 ) -> Result<Option<SignalKind>, CommandError> {
-    let mut signals = Signals::new().map_err(cannot_start)?;
+    let mut signals = Signals::new(hangup).map_err(cannot_start)?;
     after_migration.handled_by_program();
     let lines = sockets.lines();
     let listeners = sockets.into_listeners().map_err(cannot_start)?;
@@ -189,12 +227,27 @@ async fn serve_until_stopped(
         let _ = stopping.await;
     });
     let signalled = async {
-        let first = signals.next().await;
+        let mut looks = looks_at_certificate();
+        let first = loop {
+            let event = tokio::select! {
+                event = signals.next() => event,
+                _ = looks.tick() => {
+                    reload.renew_certificate();
+                    continue;
+                }
+            };
+            match event {
+                Event::Stop(signal) => break signal,
+                Event::Reload => reload.run(),
+            }
+        };
         log::info!(signal = name(first); "stopping: a second signal stops at once");
         let _ = stop.send(());
-        signals.next().await
+        signals.next_stop().await
     };
     tokio::select! {
+        // The server starts before the first reload.
+        biased;
         served = served => {
             served.map_err(|error| CommandError::new(Exit::IO, error))?;
             log::info!("stopped");
@@ -208,28 +261,10 @@ async fn serve_until_stopped(
     }
 }
 
-/// The signals that stop a server.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
-        Ok(Self { interrupt: signal(interrupt)?, terminate: signal(terminate)? })
-    }
-
-    async fn next(&mut self) -> SignalKind {
-        tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-            _ = self.terminate.recv() => SignalKind::terminate(),
-        }
-    }
-}
-
-fn name(signal: SignalKind) -> &'static str {
-    if signal == SignalKind::interrupt() { "SIGINT" } else { "SIGTERM" }
+/// Returns the times at which the files of the certificate are looked at.
+fn looks_at_certificate() -> Interval {
+    const EVERY: Duration = Duration::from_secs(60);
+    tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY)
 }
 
 /// Logs once a minute how often warnings were repeated.

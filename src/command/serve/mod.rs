@@ -1,7 +1,10 @@
 //! `stoa serve`: the options, and the way through the gate to the server.
 
 mod bind;
+mod hangup;
 mod listen;
+mod reload;
+mod signals;
 mod startup;
 
 use clap::Args;
@@ -9,6 +12,7 @@ use stoa_layout::{Exit, Migrator};
 use stoa_store::Store;
 use tokio::runtime::Runtime;
 
+use self::hangup::Hangup;
 use super::bucket::serve::ServedBucket;
 use super::context::{Context, NO_MIGRATOR};
 use super::error::CommandError;
@@ -41,11 +45,14 @@ impl Command for Serve {
 
     fn run(self, context: &Context<'_>) -> Result<Nothing, CommandError> {
         keep_freed_buffers();
+        let hangup = Hangup::prepare()
+            .map_err(|error| CommandError::new(Exit::IO, format!("cannot start to serve: {error}")))?;
         let settings = context.settings;
         let root = context.root()?;
         let config = || -> Result<ServeConfig, CommandError> {
             let config = settings.serve(&self.options)?;
             settings.peers(&config)?;
+            settings.access(&config)?;
             Ok(config)
         };
         let sources = Sources::new(settings.world());
@@ -66,7 +73,8 @@ impl Command for Serve {
         let open_bucket = |store: &Store, config: &ServeConfig, runtime: &Runtime| {
             bucket.as_ref().map(|bucket| bucket.open(store, config, runtime)).transpose()
         };
-        match listen::run(&context.gate(&root, &migrator), pass, config, settings, &sources, open_bucket)? {
+        let origin = (settings, &self.options, &sources);
+        match listen::run(&context.gate(&root, &migrator), pass, config, origin, hangup, open_bucket)? {
             Exit::DONE => Ok(Nothing),
             // Stopped at once by a second signal, and logged.
             exit => Err(CommandError::reported(exit)),

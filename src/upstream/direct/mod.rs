@@ -102,8 +102,8 @@ pub struct Direct(Arc<Inner>);
 struct Inner {
     options: DirectOptions,
     rules: Arc<DirectRules>,
-    places: Places,
-    scratch: Scratch,
+    places: Arc<Places>,
+    scratch: Arc<Scratch>,
     /// The TLS configuration for pages, from the system's certificates.
     tls: OnceLock<Result<rustls::ClientConfig, String>>,
 }
@@ -156,9 +156,17 @@ impl Direct {
     pub fn new(options: DirectOptions) -> Self {
         let DirectOptions { max_concurrent, max_waiting, max_wait, .. } = options;
         let limits = Limits { max_concurrent, max_waiting, max_wait };
-        let places = Places::new(limits, options.rules.cover_any());
-        let scratch = Scratch::new(options.scratch.clone(), options.max_size);
+        let places = Arc::new(Places::new(limits, options.rules.cover_any()));
+        let scratch = Arc::new(Scratch::new(options.scratch.clone(), options.max_size));
         let rules = Arc::new(options.rules.clone());
+        Self(Arc::new(Inner { options, rules, places, scratch, tls: OnceLock::new() }))
+    }
+
+    /// Returns the same `Direct` with the rules of another. Both share the limits and the scratch folder.
+    pub(crate) fn with_rules_of(&self, other: &Self) -> Self {
+        let options = DirectOptions { rules: other.0.options.rules.clone(), ..self.0.options.clone() };
+        let (places, scratch) = (Arc::clone(&self.0.places), Arc::clone(&self.0.scratch));
+        let rules = Arc::clone(&other.0.rules);
         Self(Arc::new(Inner { options, rules, places, scratch, tls: OnceLock::new() }))
     }
 

@@ -72,6 +72,12 @@ const SCHEMA: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+/// The indexes that an earlier release did not make. They serve queries that would otherwise read the rows that are done.
+const LATER_INDEXES: &str = "
+    CREATE INDEX IF NOT EXISTS queue_parked ON queue (peer) WHERE is_parked = 1;
+    CREATE INDEX IF NOT EXISTS queue_by_place ON queue (peer, index_id, seq) WHERE is_parked = 0;
+";
+
 /// An open database.
 #[derive(Debug)]
 pub(super) struct Database {
@@ -87,6 +93,7 @@ impl Database {
             connection.pragma_update(None, "application_id", APPLICATION)?;
             connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             connection.execute_batch(SCHEMA)?;
+            connection.execute_batch(LATER_INDEXES)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.close().map_err(|(_, error)| error)
         })();
@@ -97,8 +104,11 @@ impl Database {
     pub(super) fn open(path: &Path) -> Result<Self, PeersError> {
         let opened = sqlite::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, PATIENCE);
         let database = Self::checked(path, opened)?;
-        let set = database.connection.pragma_update(None, "synchronous", "NORMAL");
-        set.map_err(|source| PeersError::of(path, source))?;
+        let prepared = (|| {
+            database.connection.pragma_update(None, "synchronous", "NORMAL")?;
+            database.connection.execute_batch(LATER_INDEXES)
+        })();
+        prepared.map_err(|source| PeersError::of(path, source))?;
         Ok(database)
     }
 

@@ -223,7 +223,17 @@ impl Peers<'_> {
 
     /// Returns up to `limit` conflicts with a peer or with all peers, sorted by peer, module and version.
     pub fn conflicts(&self, peer: Option<&str>, limit: usize) -> Result<Vec<Conflict>, PeersError> {
-        self.read(|database| state::conflicts(database, peer, limit))
+        self.read(|database| state::conflicts(database, peer, None, limit))
+    }
+
+    /// Returns up to `limit` conflicts with a peer after a version, sorted by module and version as texts.
+    pub fn conflicts_after(
+        &self,
+        peer: &str,
+        after: Option<&ModuleVersion>,
+        limit: usize,
+    ) -> Result<Vec<Conflict>, PeersError> {
+        self.read(|database| state::conflicts(database, Some(peer), after, limit))
     }
 
     /// Removes a conflict.

@@ -277,8 +277,8 @@ pub(super) fn forget(database: &Database, version: &ModuleVersion) -> rusqlite::
 pub(super) fn forget_parked(database: &Database, peer: &str) -> rusqlite::Result<()> {
     database
         .connection
-        .prepare_cached("DELETE FROM queue WHERE peer = ?1 AND is_parked = ?2")?
-        .execute(params![peer, PARKED])
+        .prepare_cached("DELETE FROM queue WHERE peer = ?1 AND is_parked = 1")?
+        .execute([peer])
         .map(drop)
 }
 
@@ -343,14 +343,17 @@ pub(super) fn revive(database: &Database, peer: &str, now: i64) -> rusqlite::Res
 }
 
 pub(super) fn count(database: &Database, peer: &str, is_parked: bool) -> rusqlite::Result<u64> {
-    // Two texts, because a partial index serves only a query that names its condition.
-    let sql = if is_parked {
+    let mut counting = database.connection.prepare_cached(count_sql(is_parked))?;
+    Ok(counting.query_row([peer], |row| row.get::<_, i64>(0))?.cast_unsigned())
+}
+
+/// Returns one of two texts, because a partial index serves only a query that names its condition.
+pub(super) fn count_sql(is_parked: bool) -> &'static str {
+    if is_parked {
         "SELECT count(*) FROM queue WHERE peer = ?1 AND is_parked = 1"
     } else {
         "SELECT count(*) FROM queue WHERE peer = ?1 AND is_parked = 0"
-    };
-    let count = database.connection.prepare_cached(sql)?.query_row([peer], |row| row.get::<_, i64>(0))?;
-    Ok(count.cast_unsigned())
+    }
 }
 
 pub(super) fn listed(database: &Database, module: &ModulePath) -> rusqlite::Result<Vec<Version>> {

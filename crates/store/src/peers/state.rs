@@ -62,14 +62,14 @@ pub(super) fn pointers(database: &Database, peer: &str) -> rusqlite::Result<BTre
         .collect()
 }
 
+pub(super) const FINISHED: &str = "SELECT index_id, min(seq, coalesce((SELECT min(queue.seq) - 1 FROM queue
+        WHERE queue.peer = ?1 AND queue.is_parked = 0 AND queue.index_id = pointers.index_id), seq))
+    FROM pointers WHERE peer = ?1";
+
 pub(super) fn finished(database: &Database, peer: &str) -> rusqlite::Result<BTreeMap<String, u64>> {
     database
         .connection
-        .prepare_cached(
-            "SELECT index_id, min(seq, coalesce((SELECT min(queue.seq) - 1 FROM queue
-                    WHERE queue.peer = ?1 AND queue.is_parked = 0 AND queue.index_id = pointers.index_id), seq))
-                FROM pointers WHERE peer = ?1",
-        )?
+        .prepare_cached(FINISHED)?
         .query_map([peer], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?
         .collect()
 }
@@ -152,15 +152,19 @@ pub(super) fn note_conflict(
 pub(super) fn conflicts(
     database: &Database,
     peer: Option<&str>,
+    after: Option<&ModuleVersion>,
     limit: usize,
 ) -> rusqlite::Result<Vec<Conflict>> {
+    // All are after two empty texts.
+    let (module, version_text) =
+        after.map_or(("", ""), |after| (after.path().as_str(), after.version().as_str()));
     database
         .connection
         .prepare_cached(
             "SELECT peer, module, version, ours, theirs, at FROM conflicts
-                WHERE ?1 IS NULL OR peer = ?1 ORDER BY peer, module, version LIMIT ?2",
+                WHERE (?1 IS NULL OR peer = ?1) AND (module, version) > (?3, ?4) ORDER BY peer, module, version LIMIT ?2",
         )?
-        .query_map(params![peer, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+        .query_map(params![peer, i64::try_from(limit).unwrap_or(i64::MAX), module, version_text], |row| {
             let [ours, theirs] = [3, 4].map(|at| hash(row, at));
             let missing = || rusqlite::Error::InvalidQuery;
             Ok(Conflict {

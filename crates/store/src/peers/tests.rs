@@ -486,3 +486,41 @@ fn many_threads_share_the_database() {
         assert_eq!((peers.count(peer).unwrap(), peers.pointers(peer).unwrap()["index"]), (15, 29));
     }
 }
+
+#[test]
+fn rows_that_are_done_cost_no_query_anything() {
+    let fixture = Fixture::new();
+    fixture.store.peers().take_in("b", None, &[fetch(M, 1)], &[], &[]).unwrap();
+    let path = file(&fixture.store);
+    // A database of an earlier release gets the indexes when it is opened.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("DROP INDEX queue_parked; DROP INDEX queue_by_place").unwrap();
+    drop(connection);
+    let database = Database::open(&path).unwrap();
+    let plan = |sql: &str| {
+        let mut statement = database.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let lines = statement.query_map(["b"], |row| row.get::<_, String>(3)).unwrap();
+        lines.map(|line| line.unwrap()).collect::<Vec<_>>().join("\n")
+    };
+    assert!(plan(queue::count_sql(true)).contains("queue_parked"), "{}", plan(queue::count_sql(true)));
+    assert!(plan(queue::count_sql(false)).contains("INDEX queue_by"), "{}", plan(queue::count_sql(false)));
+    assert!(plan(state::FINISHED).contains("queue_by_place"), "{}", plan(state::FINISHED));
+}
+
+#[test]
+fn conflicts_are_read_in_pages() {
+    let fixture = Fixture::new();
+    let peers = fixture.store.peers();
+    let pairs = [M, "example.com/m@v1.1.0", N];
+    for pair in pairs {
+        peers.note_conflict("b", &version(pair), &h1('A'), &h1('E')).unwrap();
+        peers.note_conflict("c", &version(pair), &h1('A'), &h1('E')).unwrap();
+    }
+    let mut after = None;
+    for pair in pairs {
+        let page = peers.conflicts_after("b", after.as_ref(), 1).unwrap();
+        assert_eq!((page.len(), page[0].peer.as_str(), &page[0].version), (1, "b", &version(pair)));
+        after = Some(page[0].version.clone());
+    }
+    assert!(peers.conflicts_after("b", after.as_ref(), 1).unwrap().is_empty());
+}
