@@ -5,6 +5,7 @@
 //! layout more runs the same code.
 
 mod absences;
+pub mod access;
 pub mod answers;
 mod background;
 pub mod bucket;

@@ -151,7 +151,7 @@ impl Answers {
     async fn is_unknown(&self, asked: &Asked) -> bool {
         let Asked { question, rule } = asked;
         let module = question.module();
-        if rule.is_private || self.private.matches(module.as_str()) {
+        if rule.is_private || self.is_private(module) {
             return false;
         }
         let named = module.clone();

@@ -79,6 +79,11 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// Returns whether a module is private by a pattern, not by its rule.
+    pub(crate) fn is_private(&self, module: &ModulePath) -> bool {
+        self.private.matches(module.as_str())
+    }
+
     pub(crate) fn new(
         (store, tier): (Arc<Store>, Option<Arc<Tier>>),
         policy: &Policy,

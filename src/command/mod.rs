@@ -28,6 +28,7 @@ mod remove;
 pub(crate) mod report;
 mod serve;
 pub(crate) mod status;
+mod token;
 mod unverified;
 pub(crate) mod verify;
 pub(crate) mod with_sumdb;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use stoa_layout::PathError;
 use toml::de::{DeTable, DeValue};
 
+use super::access::AccessTable;
 use super::credentials::CredentialsTable;
 use super::keys::{self, Key};
 use super::peers::PeerTable;
@@ -15,7 +16,7 @@ use super::table::{self, Table};
 use super::{ConfigError, Origin, shown};
 
 /// The tables that may occur several times.
-const TABLES: [&str; 3] = ["module", "credentials", "peer"];
+const TABLES: [&str; 4] = ["module", "credentials", "peer", "access"];
 
 /// The content of a config file.
 #[derive(Debug, Default)]
@@ -27,6 +28,7 @@ pub(super) struct File {
     pub(super) modules: Vec<ModuleTable>,
     pub(super) credentials: Vec<CredentialsTable>,
     pub(super) peers: Vec<PeerTable>,
+    pub(super) access: Vec<AccessTable>,
     /// The keys in the tables that may occur several times, for `stoa config show`.
     pub(super) in_tables: Vec<(String, String, usize)>,
     lines: Vec<String>,
@@ -124,6 +126,12 @@ impl File {
                     let mut table = Table::new(keys, line, &PeerTable::KEYS, line_of);
                     let peer = PeerTable::read(&mut table).filter(|_| table.faults.is_empty());
                     self.peers.extend(peer);
+                    self.wrong.append(&mut table.faults);
+                }
+                "access" => {
+                    let mut table = Table::new(keys, line, &AccessTable::KEYS, line_of);
+                    let access = AccessTable::read(&mut table).filter(|_| table.faults.is_empty());
+                    self.access.extend(access);
                     self.wrong.append(&mut table.faults);
                 }
                 _ => {

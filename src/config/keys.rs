@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use stoa_bucket::BucketUrl;
 
+use super::access::AccessTable;
 use super::listen::ListenAddress;
 use super::parse;
 use super::peers::PeerTable;
@@ -142,6 +143,8 @@ macro_rules! serve_keys {
             pub modules: Vec<ModuleTable>,
             /// The credentials for upstreams.
             pub credentials: Vec<HostCredentials>,
+            /// The readers of modules, in order. [`Settings::access`] reads the users.
+            pub access: Vec<AccessTable>,
             /// The peers, without their secrets. [`Settings::peers`] reads these.
             pub peers: Vec<PeerTable>,
             pub(super) origins: BTreeMap<&'static str, Origin>,
@@ -171,6 +174,7 @@ macro_rules! serve_keys {
                     }, )+
                     modules: self.modules()?,
                     credentials: self.credentials()?,
+                    access: self.file()?.access.clone(),
                     peers: self.file()?.peers.clone(),
                     origins,
                 })
@@ -418,6 +422,18 @@ serve_keys! {
     /// It has 1 to 64 characters: lower case letters, digits, dots and hyphens. It is required if there is a peer.
     peers_name: Option<String> = "peers.name", "NAME", Default::Unset("none", "paris"),
         |text| parse::peer_name(text).map(Some);
+
+    /// File with the users of this server, in the form of htpasswd
+    /// Each line is NAME:HASH. HASH is a password hashed by bcrypt (htpasswd -B), or a token (`stoa token NAME`).
+    /// Without the file, every client may read every module.
+    auth_users_file: Option<PathBuf> = "auth.users_file", "PATH", Default::Unset("none", "/etc/stoa/users"),
+        |text| parse::path(text).map(Some);
+
+    /// Users who may read modules that no table [[access]] covers: anyone, authenticated, or names of users
+    /// `authenticated` means every user in the users file.
+    auth_default: Option<Vec<String>> = "auth.default", "NAMES",
+        Default::Unset("authenticated with auth.users_file, otherwise anyone", "authenticated"),
+        |text| parse::list(text).map(Some);
 
     /// Maximum number of versions that are downloaded from peers at the same time
     /// A peer without a running download may always begin one more, so that a slow peer delays no other peer.

@@ -13,12 +13,13 @@
 //! | `parse` | values from texts |
 //! | `options` | the options that set keys |
 //! | `file` | the config file |
-//! | `table`, `rules`, `credentials`, `peers` | the tables of the file |
+//! | `table`, `rules`, `credentials`, `peers`, `access` | the tables of the file |
 //! | `serve`, `bucket` | checks of several keys together |
 //! | `size` | sizes with units |
 //! | `origin`, `shown` | origins of values, and values without secrets |
 //! | `world` | variables and paths |
 
+mod access;
 mod bucket;
 mod credentials;
 mod error;
@@ -48,6 +49,7 @@ use stoa_layout::PathError;
 use self::file::File;
 use self::keys::{Default, Key};
 
+pub use self::access::AccessTable;
 pub use self::bucket::BucketSettings;
 pub use self::error::ConfigError;
 pub use self::keys::ServeConfig;
@@ -204,6 +206,7 @@ impl<'a> Settings<'a> {
         let has_target = set("redirect_url").is_some();
         let own_name = set("peers.name").map(|(text, _)| text.trim().to_owned());
         faults.extend(Self::faults_of_peers(file, own_name.as_deref()));
+        faults.extend(self.faults_of_access(file, set("auth.users_file"), set("auth.default")));
         faults.extend(self.limits_beside_bucket(options).unwrap_or_default());
         faults.extend(self.redirects_without_target(file, (mode, &origin), has_target));
         faults.sort_by_key(|fault| fault.line().unwrap_or(usize::MAX));

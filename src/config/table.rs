@@ -1,4 +1,4 @@
-//! A table `[[module]]`, `[[credentials]]` or `[[peer]]` of the config file: reads its keys, and collects everything that is wrong.
+//! A table of the config file that may occur several times, such as `[[module]]`: reads its keys, and collects everything that is wrong.
 
 use std::collections::BTreeMap;
 

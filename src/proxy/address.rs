@@ -1,8 +1,8 @@
 //! The addresses that the proxy answers, recognised in one place.
 
 use hyper::Method;
-use stoa_gomod::Misspelling;
 use stoa_gomod::route::{self, Route};
+use stoa_gomod::{Misspelling, ModulePath};
 
 use crate::request::Kind;
 
@@ -30,6 +30,8 @@ pub(super) enum Address {
     UnknownDatabase,
     /// A path of the protocol with a mistake.
     Misspelled(Misspelling),
+    /// An address that no module can have, and that may be a page of another configuration or version of this program.
+    NoPage,
     /// Any other address.
     Unknown,
     /// Any address, with another method than GET and HEAD.
@@ -46,14 +48,18 @@ impl Address {
             return Self::MethodNotAllowed;
         }
         let below = path.strip_prefix(base_path);
-        if let Some(page) = page(path).or_else(|| page(below?)) {
+        if let Some(page) = page_of(path, base_path) {
             return page;
         }
         match route::classify(method.as_str(), path, base_path, sumdbs) {
             Route::NotFound if below.is_some_and(|below| below.starts_with("/sumdb/")) => {
                 Self::UnknownDatabase
             }
-            Route::NotFound => below.and_then(Misspelling::find).map_or(Self::Unknown, Self::Misspelled),
+            Route::NotFound => match below.and_then(Misspelling::find) {
+                Some(misspelling) => Self::Misspelled(misspelling),
+                None if below.is_some_and(|below| !names_a_host(below)) => Self::NoPage,
+                None => Self::Unknown,
+            },
             Route::MethodNotAllowed => Self::MethodNotAllowed,
             route => Self::Module(route),
         }
@@ -79,9 +85,32 @@ impl Address {
                 _ => Kind::Sumdb,
             },
             Self::UnknownDatabase => Kind::Sumdb,
-            Self::Misspelled(_) | Self::Unknown | Self::MethodNotAllowed => Kind::Other,
+            Self::Misspelled(_) | Self::NoPage | Self::Unknown | Self::MethodNotAllowed => Kind::Other,
         }
     }
+
+    /// Returns the module that a request is about.
+    pub(super) fn module(&self) -> Option<&ModulePath> {
+        match self {
+            Self::Module(route) => match route {
+                Route::Info(version) | Route::Mod(version) | Route::Zip(version) => Some(version.path()),
+                Route::List(module) | Route::Latest(module) | Route::Query(module, _) => Some(module),
+                Route::SumdbLookup { module, .. } => Some(module.path()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Returns whether the first element of a path can be the host of a module: it has a dot.
+fn names_a_host(path: &str) -> bool {
+    path.trim_start_matches('/').split('/').next().is_some_and(|first| first.contains('.'))
+}
+
+/// Returns the page of a path, which is answered below the base path and without it.
+pub(super) fn page_of(path: &str, base_path: &str) -> Option<Address> {
+    page(path).or_else(|| page(path.strip_prefix(base_path)?))
 }
 
 fn page(path: &str) -> Option<Address> {
@@ -119,10 +148,13 @@ mod tests {
             ("/catalog", "", Address::Catalog),
             ("/index", "/go", Address::Index),
             ("/go/index", "/go", Address::Index),
-            ("/go/catalog", "", Address::Unknown),
-            ("/catalog/", "", Address::Unknown),
-            ("/catalogue", "", Address::Unknown),
-            ("/gohealthz", "/go", Address::Unknown),
+            ("/go/catalog", "", Address::NoPage),
+            ("/catalog/", "", Address::NoPage),
+            ("/catalogue", "", Address::NoPage),
+            ("/-/a.b/x", "", Address::NoPage),
+            ("/go/metrics", "/go", Address::NoPage),
+            ("/example.com/m", "", Address::Unknown),
+            ("/gohealthz", "/go", Address::NoPage),
         ] {
             assert_eq!(recognise(path, base_path), address, "{path} {base_path}");
         }
@@ -135,7 +167,7 @@ mod tests {
         assert!(is_module("/go/example.com/m/@latest", "/go"));
         assert!(is_module("/sumdb/sum.example/supported", ""));
         assert_eq!(recognise("/example.com/m/@v/list", "/go"), Address::Unknown);
-        assert_eq!(recognise("/go/catalog/@v/list", "/go"), Address::Unknown);
+        assert_eq!(recognise("/go/catalog/@v/list", "/go"), Address::NoPage);
         assert_eq!(recognise("/sumdb/other.example/supported", ""), Address::UnknownDatabase);
         assert_eq!(recognise("/sumdb/sum.example/nothing", ""), Address::UnknownDatabase);
         assert_eq!(recognise("/sumdb/sum.example/supported", "/go"), Address::Unknown);

@@ -29,6 +29,16 @@ pub(super) const SUMDB_HOUR: HeaderValue = HeaderValue::from_static("max-age=360
 /// The header of the request on which answers about modules depend.
 const VARY_BY_FETCH: HeaderValue = HeaderValue::from_static("Disable-Module-Fetch");
 
+/// Returns the same lifetime for the cache of one client only. Returns `None` if no cache may store the answer anyway.
+pub(super) fn private(cache: &str) -> Option<HeaderValue> {
+    match cache.strip_prefix("public, ").unwrap_or(cache) {
+        "max-age=604800" => Some(HeaderValue::from_static("private, max-age=604800")),
+        "max-age=60" => Some(HeaderValue::from_static("private, max-age=60")),
+        other if other.starts_with("max-age=") => HeaderValue::try_from(format!("private, {other}")).ok(),
+        _ => None,
+    }
+}
+
 /// Returns an answer about a module.
 pub(super) fn module(
     status: StatusCode,

@@ -4,7 +4,8 @@
 //! with the token of the next page. `/index?since=&limit=` has the form of Go's public module index: one object a line,
 //! oldest first, beginning with the versions of the given instant.
 //!
-//! Both list all stored versions, also those that the rules deny. With a bucket, they list all versions of the bucket too,
+//! Both list the stored versions of the modules that the client may read, also versions that the rules deny. A token names
+//! only such versions, too. With a bucket, they list all versions of the bucket too,
 //! except those that have a tombstone in the store. An answer waits for the bucket if the index has never had all its
 //! versions, or if the last look at the bucket is too long ago.
 //!
@@ -12,6 +13,7 @@
 //! have a limit.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -21,9 +23,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use super::Proxy;
 use super::answer::{self, Response};
 use super::problem::{BadParameter, Problem};
+use super::{Client, Proxy};
+use crate::access::Access;
+use crate::request::Identity;
 
 /// Time limit for all waits of an answer.
 const WAIT_LIMIT: Duration = Duration::from_secs(10);
@@ -39,6 +43,9 @@ const MAX_CATALOG_PAGE: usize = 10_000;
 const INDEX_PAGE: usize = 2000;
 const MAX_INDEX_PAGE: usize = 2000;
 
+/// Minimum number of rows that are read at once if some modules are hidden from some clients.
+const HIDDEN_ROWS: usize = 10_000;
+
 /// A page of stored versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Listing {
@@ -50,12 +57,16 @@ pub(super) enum Listing {
 
 impl Proxy {
     /// Answers with a page.
-    pub(super) async fn listing(&self, listing: Result<Listing, BadParameter>) -> Response {
+    pub(super) async fn listing(
+        &self,
+        client: Client<'_>,
+        listing: Result<Listing, BadParameter>,
+    ) -> Response {
         let listing = match listing {
             Ok(listing) => listing,
             Err(parameter) => return Problem::BadParameter(parameter).answer(),
         };
-        match self.page(listing).await {
+        match self.page(listing, Reader::of(client)).await {
             Ok(Some(page)) => answer::json(page),
             Ok(None) => {
                 log::warn!("cannot list versions yet, the index does not have all versions of the bucket");
@@ -69,9 +80,8 @@ impl Proxy {
     }
 
     /// Returns a page. `None` if the index has never had all versions of the bucket.
-    async fn page(&self, listing: Listing) -> Result<Option<String>, IndexError> {
+    async fn page(&self, listing: Listing, reader: Reader) -> Result<Option<String>, IndexError> {
         let end = Instant::now() + WAIT_LIMIT;
-        let has_bucket = self.services.tier.is_some();
         if let Some(tier) = self.services.tier.as_ref().filter(|tier| tier.keeps_catalog()) {
             let id = tier.id();
             let is_complete = move |store: &Store| store.index().has_bucket(&id);
@@ -82,7 +92,8 @@ impl Proxy {
                 return Ok(None);
             }
         }
-        self.ask_index(end, move |store| listing.query(store, has_bucket)).await.map(Some)
+        let reader = Reader { has_bucket: self.services.tier.is_some(), ..reader };
+        self.ask_index(end, move |store| listing.query(store, &reader)).await.map(Some)
     }
 
     /// Queries the index. If the index is unusable, waits until it is rebuilt, until `end` at most.
@@ -107,7 +118,7 @@ impl Proxy {
     ) -> Result<T, IndexError> {
         // The semaphore is never closed.
         let _turn = self.index_turns.acquire().await;
-        let store = std::sync::Arc::clone(&self.services.store);
+        let store = Arc::clone(&self.services.store);
         let answer = tokio::task::spawn_blocking(move || ask(&store));
         answer.await.unwrap_or_else(|error| {
             log::error!(reason:% = error; "an index query failed with an internal error");
@@ -139,19 +150,30 @@ impl Listing {
         Ok(Self::Index { since, size })
     }
 
-    fn query(&self, store: &Store, has_bucket: bool) -> Result<String, IndexError> {
-        let is_listed = |module: &str, version: &str| !has_bucket || !is_forbidden(store, module, version);
+    fn query(&self, store: &Store, reader: &Reader) -> Result<String, IndexError> {
+        let mut is_listed = reader.filter(store);
         match self {
             Self::Catalog { after, size } => {
-                let after = after.as_ref().map(|(module, version)| (module.as_str(), version.as_str()));
-                let found = store.index().catalog(after, size + 1)?;
-                Ok(page(found, *size, |entry| is_listed(&entry.module, &entry.version)))
+                let (mut after, mut listed) = (after.clone(), Vec::new());
+                let rows = reader.rows(size + 1);
+                loop {
+                    let from = after.as_ref().map(|(module, version)| (module.as_str(), version.as_str()));
+                    let found = store.index().catalog(from, rows)?;
+                    let last = found.last().filter(|_| found.len() == rows);
+                    after = last.map(|last| (last.module.clone(), last.version.clone()));
+                    listed.extend(found.into_iter().filter(|entry| is_listed(&entry.module, &entry.version)));
+                    // One more than the page, so that the token names a version that the client may see.
+                    if after.is_none() || listed.len() > *size {
+                        return Ok(page(listed, *size));
+                    }
+                }
             }
             Self::Index { since, size } => {
                 let (mut since, mut listed) = (*since, Vec::new());
+                let rows = reader.rows(*size);
                 loop {
-                    let found = store.index().feed(since, *size)?;
-                    let last = found.last().filter(|_| found.len() == *size).map(|last| last.time);
+                    let found = store.index().feed(since, rows)?;
+                    let last = found.last().filter(|_| found.len() == rows).map(|last| last.time);
                     listed.extend(found.into_iter().filter(|entry| is_listed(&entry.module, &entry.version)));
                     match last.and_then(|last| last.checked_add(1)) {
                         // A short answer has the same last version as the request, so a client would stop there.
@@ -162,6 +184,37 @@ impl Listing {
                 listed.truncate(*size);
                 Ok(lines(&listed))
             }
+        }
+    }
+}
+
+/// The client of a list, and the versions that it sees.
+#[derive(Debug, Clone)]
+struct Reader {
+    identity: Identity,
+    access: Arc<Access>,
+    has_bucket: bool,
+}
+
+impl Reader {
+    fn of(client: Client<'_>) -> Self {
+        let identity = client.info.caller.identity.clone();
+        Self { identity, access: Arc::clone(client.access), has_bucket: false }
+    }
+
+    /// Returns the number of rows to read at once. If most rows are hidden, few queries find the others.
+    fn rows(&self, wanted: usize) -> usize {
+        if self.access.is_open() { wanted } else { wanted.max(HIDDEN_ROWS) }
+    }
+
+    /// Returns whether a version is listed. Rows of the same module follow each other, so the last decision is kept.
+    fn filter(&self, store: &Store) -> impl FnMut(&str, &str) -> bool {
+        let (is_open, mut last) = (self.access.is_open(), (String::new(), false));
+        move |module, version| {
+            if !is_open && last.0 != module {
+                last = (module.to_owned(), self.access.may_read(&self.identity, module));
+            }
+            (is_open || last.1) && !(self.has_bucket && is_forbidden(store, module, version))
         }
     }
 }
@@ -216,14 +269,13 @@ struct Listed<'a> {
     version: &'a str,
 }
 
-/// Formats the entries of a page that are listed. `entries` has one entry more than the page if another page follows.
-fn page(mut entries: Vec<CatalogEntry>, size: usize, is_listed: impl Fn(&CatalogEntry) -> bool) -> String {
+/// Formats the entries of a page. `entries` has more entries than the page if another page follows.
+fn page(mut entries: Vec<CatalogEntry>, size: usize) -> String {
     let has_next = entries.len() > size;
     entries.truncate(size);
     let last = entries.last().filter(|_| has_next);
     let next = last.map(|last| format!("{}|{}", last.module, last.version));
-    let listed = entries.iter().filter(|entry| is_listed(entry));
-    let modules = listed.map(|entry| Listed { module: &entry.module, version: &entry.version });
+    let modules = entries.iter().map(|entry| Listed { module: &entry.module, version: &entry.version });
     let page = Page { modules: modules.collect(), next };
     // Strings always serialize.
     serde_json::to_string(&page).unwrap_or_default() + "\n"
@@ -261,9 +313,9 @@ mod tests {
 
     #[test]
     fn the_last_page_has_no_token() {
-        assert_eq!(page(Vec::new(), 2, |_| true), "{\"modules\":[]}\n");
-        assert!(!page(entries(2), 2, |_| true).contains("next"), "although it is full");
-        let page = page(entries(3), 2, |_| true);
+        assert_eq!(page(Vec::new(), 2), "{\"modules\":[]}\n");
+        assert!(!page(entries(2), 2).contains("next"), "although it is full");
+        let page = page(entries(3), 2);
         assert!(page.ends_with("],\"next\":\"example.com/m|v1.1.0\"}\n"), "{page}");
         assert!(!page.contains("v1.2.0"), "{page}");
         assert!(page.starts_with("{\"modules\":[{\"module\":\"example.com/m\",\"version\":\"v1.0.0\"},"));

@@ -6,6 +6,7 @@
 //!
 //! | module | content |
 //! | --- | --- |
+//! | `access` | the right of a client to read a module, and headers for caches that depend on it |
 //! | `address` | the addresses of the proxy |
 //! | `files` | info, mod and zip of a version |
 //! | `attempts` | the attempts to get a version that is not stored, from peers and by its rule |
@@ -24,6 +25,7 @@
 //!
 //! Connections belong to `server`, and versions that are not stored to `fill`.
 
+mod access;
 mod address;
 mod answer;
 mod attempts;
@@ -59,6 +61,7 @@ use self::buffers::Buffers;
 use self::catalog::Listing;
 use self::problem::{Problem, Subject};
 use self::readiness::{Probes, Readiness};
+use crate::access::Access;
 use crate::meters::Refusal;
 use crate::policy::{ModulePermit, Permit, Policy};
 use crate::request::{RequestInfo, Source};
@@ -108,6 +111,7 @@ pub(crate) struct ProxyOptions {
 #[derive(Debug, Clone, Copy)]
 struct Client<'r> {
     info: &'r RequestInfo,
+    access: &'r Arc<Access>,
     headers: &'r HeaderMap,
     is_head: bool,
     /// Whether the client speaks HTTP/1.0. It cannot distinguish an aborted body from a complete one.
@@ -178,18 +182,24 @@ impl Proxy {
     }
 
     /// Answers a request.
-    pub(crate) async fn answer<B>(&self, request: Request<B>, info: &RequestInfo) -> Response
+    pub(crate) async fn answer<B>(
+        &self,
+        request: Request<B>,
+        info: &RequestInfo,
+        access: &Arc<Access>,
+    ) -> Response
     where
         B: hyper::body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         if self.is_of_peer(&request) {
-            return Box::pin(self.answer_peer(request, info)).await;
+            return Box::pin(self.answer_peer(request, info, access)).await;
         }
         let began = log::log_enabled!(log::Level::Debug).then(Instant::now);
         let headers = request.headers();
         let client = Client {
             info,
+            access,
             headers,
             is_head: request.method() == Method::HEAD,
             is_old: matches!(request.version(), Version::HTTP_09 | Version::HTTP_10),
@@ -210,6 +220,7 @@ impl Proxy {
                 response
             }
         };
+        self.restrict_caches(&mut response, &address, &policy, access);
         if client.is_head {
             remove_body(&mut response);
         }
@@ -222,6 +233,12 @@ impl Proxy {
 
     /// Answers a request as far as that is possible without waiting. The rules are asked here, and nowhere else.
     fn answer_now<'r>(&self, client: Client<'_>, address: &'r Address, policy: &'r Policy) -> Step<'r> {
+        // Before the rules and the store, so that the answer does not depend on them.
+        if !client.is_peer
+            && let Err(refusal) = access::check(client, address)
+        {
+            return Problem::NoAccess(&refusal).answer().into();
+        }
         let route = match address {
             Address::MethodNotAllowed => return Problem::MethodNotAllowed.answer().into(),
             Address::Home => return answer::text(HOME).into(),
@@ -235,6 +252,7 @@ impl Proxy {
             Address::Misspelled(misspelling) => {
                 return Problem::Misspelled(misspelling, &self.base_path).answer().into();
             }
+            Address::NoPage => return Problem::NoPage.answer().into(),
             Address::Unknown => return Problem::UnknownAddress.answer().into(),
             Address::UnknownDatabase => return Problem::UnknownDatabase.answer().into(),
             Address::Catalog => return Step::Waiting(Target::Catalog),
@@ -266,8 +284,8 @@ impl Proxy {
 
     async fn answer_later(&self, client: Client<'_>, uri: &Uri, target: Target<'_>) -> Response {
         match target {
-            Target::Catalog => self.listing(Listing::catalog(uri.query())).await,
-            Target::Index => self.listing(Listing::index(uri.query())).await,
+            Target::Catalog => self.listing(client, Listing::catalog(uri.query())).await,
+            Target::Index => self.listing(client, Listing::index(uri.query())).await,
             Target::Readiness => self.readiness().await,
             Target::Metrics => self.metrics().await,
             Target::Small(permit, file) => self.small(client, permit, file).await,

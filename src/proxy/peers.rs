@@ -1,7 +1,8 @@
 //! Requests of peers: those below `/sync/v1/`, and those for files of modules with the signature of a peer.
 //!
 //! A request that a peer has signed is answered from the store and the bucket only, so that peers cannot wait for each
-//! other, and nobody fetches private modules by the credentials of this deployment. The key `offer` decides about each.
+//! other, and nobody fetches private modules by the credentials of this deployment. The key `offer` decides about each
+//! module, and the access rights of users do not.
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use super::answer::{self, NO_STORE, Response, TEXT};
 use super::body::Body;
 use super::problem::Problem;
 use super::{Client, Proxy, Step, remove_body};
+use crate::access::Access;
 use crate::request::{Kind, RequestInfo};
 use crate::sync::{Gatekeeper, MAX_BODY, PEER_TIME, Peer, Refusal, Replication, sha256};
 
@@ -42,7 +44,12 @@ impl Proxy {
     }
 
     /// Answers a request of a peer.
-    pub(super) async fn answer_peer<B>(&self, request: Request<B>, info: &RequestInfo) -> Response
+    pub(super) async fn answer_peer<B>(
+        &self,
+        request: Request<B>,
+        info: &RequestInfo,
+        access: &Arc<Access>,
+    ) -> Response
     where
         B: hyper::body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -80,6 +87,7 @@ impl Proxy {
         info.set_kind(address.kind());
         let client = Client {
             info,
+            access,
             headers: &head.headers,
             is_head: head.method == Method::HEAD,
             is_old: matches!(head.version, hyper::Version::HTTP_09 | hyper::Version::HTTP_10),

@@ -6,11 +6,12 @@
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use stoa_gomod::Misspelling;
 
 use super::answer::{self, DAY, MINUTE, NO_STORE, Response, TEXT};
 use super::body::Body;
+use crate::access::Refusal;
 use crate::unavailable::Unavailable;
 
 /// The reason why a request is not answered as the client wants.
@@ -24,8 +25,12 @@ pub(super) enum Problem<'e> {
     InBackground,
     /// The proxy has no such path, but a similar one below its base path.
     Misspelled(&'e Misspelling, &'e str),
+    /// The proxy has no such path, and no module can have it.
+    NoPage,
     /// The proxy has no such path.
     UnknownAddress,
+    /// The client may not read it.
+    NoAccess(&'e Refusal),
     /// The checksum database is not forwarded, or has no such path.
     UnknownDatabase,
     /// The method is not GET or HEAD.
@@ -65,6 +70,9 @@ pub(super) enum BadParameter {
     Since,
 }
 
+/// The scheme by which a client can prove its user.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"stoa\", charset=\"UTF-8\"");
+
 const TEN_MINUTES: HeaderValue = HeaderValue::from_static("max-age=600");
 const ONE_MINUTE: HeaderValue = HeaderValue::from_static("max-age=60");
 
@@ -80,6 +88,9 @@ impl Problem<'_> {
         if let Some(seconds) = self.retry_after(status) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+        }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
@@ -91,6 +102,13 @@ impl Problem<'_> {
             Self::Failed(error, subject) => status_of(error, *subject),
             Self::NotStored | Self::InBackground => (StatusCode::NOT_FOUND, NO_STORE),
             Self::Misspelled(..) | Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
+            Self::NoPage => (StatusCode::NOT_FOUND, NO_STORE),
+            // Never 404 or 410: a go command that may ask others would name the module to them.
+            Self::NoAccess(Refusal::Unauthenticated | Refusal::WrongCredentials) => {
+                (StatusCode::UNAUTHORIZED, NO_STORE)
+            }
+            Self::NoAccess(Refusal::Forbidden { .. }) => (StatusCode::FORBIDDEN, NO_STORE),
+            Self::NoAccess(Refusal::Busy) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
             // The list of forwarded databases may change with the configuration.
             Self::UnknownDatabase => (StatusCode::NOT_FOUND, ONE_MINUTE),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, DAY),
@@ -109,6 +127,7 @@ impl Problem<'_> {
                 error.retry_after().map(seconds)
             }
             Self::NotReady => None,
+            Self::NoAccess(Refusal::Busy) => Some(1),
             _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }
@@ -145,7 +164,24 @@ impl Problem<'_> {
                 let corrected = misspelling.corrected();
                 return format!("not found: {misspelling}\nhelp: request {base_path}{corrected}\n");
             }
-            Self::UnknownAddress => {
+            Self::NoAccess(refusal) => {
+                let (class, help) = match refusal {
+                    Refusal::Unauthenticated => (
+                        "unauthorized",
+                        "put the credentials for this host into .netrc, or into the URL in GOPROXY",
+                    ),
+                    Refusal::WrongCredentials => (
+                        "unauthorized",
+                        "check the credentials for this host in .netrc, or in the URL in GOPROXY",
+                    ),
+                    Refusal::Forbidden { .. } => {
+                        ("forbidden", "ask the operator of this proxy for the right")
+                    }
+                    Refusal::Busy => ("temporarily unavailable", "try again later"),
+                };
+                return format!("{class}: {refusal}\nhelp: {help}\n");
+            }
+            Self::NoPage | Self::UnknownAddress => {
                 "not found: this is not the path of a module's list, version or file\n\
                  help: see the start page of this proxy for its paths"
             }
@@ -360,13 +396,24 @@ mod tests {
         &MISSPELLING
     }
 
+    fn forbidden() -> &'static Refusal {
+        static FORBIDDEN: LazyLock<Refusal> =
+            LazyLock::new(|| Refusal::Forbidden { user: "ann".into(), what: "example.com/m".to_owned() });
+        &FORBIDDEN
+    }
+
     /// Returns the other problems. The match in `is_listed` fails to compile when a problem is added.
     fn others() -> Vec<Problem<'static>> {
         let others = vec![
             Problem::NotStored,
             Problem::InBackground,
             Problem::Misspelled(misspelling(), "/go"),
+            Problem::NoPage,
             Problem::UnknownAddress,
+            Problem::NoAccess(&Refusal::Unauthenticated),
+            Problem::NoAccess(&Refusal::WrongCredentials),
+            Problem::NoAccess(forbidden()),
+            Problem::NoAccess(&Refusal::Busy),
             Problem::UnknownDatabase,
             Problem::MethodNotAllowed,
             Problem::Loop,
@@ -381,9 +428,16 @@ mod tests {
             Problem::NotStored
             | Problem::InBackground
             | Problem::Misspelled(..)
+            | Problem::NoPage
             | Problem::UnknownAddress
             | Problem::UnknownDatabase
             | Problem::MethodNotAllowed => true,
+            Problem::NoAccess(refusal) => match refusal {
+                Refusal::Unauthenticated
+                | Refusal::WrongCredentials
+                | Refusal::Forbidden { .. }
+                | Refusal::Busy => true,
+            },
             Problem::Loop | Problem::NoIndex | Problem::NotReady => true,
             Problem::BadParameter(BadParameter::Size(_) | BadParameter::Token | BadParameter::Since) => true,
         };

@@ -50,6 +50,7 @@ use self::connection::Serving;
 use self::hosts::Hosts;
 use self::respond::Shared;
 use self::table::Table;
+use crate::access::AccessCell;
 use crate::eviction::{Eviction, EvictionOptions};
 use crate::observe::{AccessLog, Observer, States};
 use crate::policy::Policy;
@@ -94,6 +95,8 @@ pub struct ServeOptions {
     pub replication: Option<ReplicationOptions>,
     /// The log of requests, if there is one.
     pub access_log: Option<AccessLogOptions>,
+    /// The users, and the modules that each may read.
+    pub access: Arc<AccessCell>,
     /// The limits of the store, if it has any.
     pub eviction: Option<EvictionOptions>,
     /// The certificate, if TCP sockets for clients have TLS.
@@ -121,6 +124,7 @@ impl Default for ServeOptions {
             degraded: None,
             replication: None,
             access_log: None,
+            access: Arc::default(),
             eviction: None,
             certificate: None,
             handle: Handle::default(),
@@ -199,6 +203,7 @@ pub async fn run(
         proxy,
         observer,
         meters: Arc::clone(&services.meters),
+        access: Arc::clone(&options.access),
         hosts: Hosts::new(options.hosts.clone()),
         trusted_proxies: options.trusted_proxies.clone(),
         base_path: options.base_path.trim_end_matches('/').to_owned(),

@@ -14,6 +14,7 @@ use super::refusal::Refusal;
 use super::seat::{Client, Seat};
 use super::table::{self, Table};
 use super::watched::{Places, WatchedBody};
+use crate::access::{Access, AccessCell, Refusal as NoAccess};
 use crate::meters::Meters;
 use crate::observe::Observer;
 use crate::proxy::Proxy;
@@ -23,6 +24,7 @@ use crate::request::{Entrance, RequestInfo};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) proxy: Proxy,
+    pub(super) access: Arc<AccessCell>,
     pub(super) observer: Arc<Observer>,
     pub(super) meters: Arc<Meters>,
     pub(super) hosts: Hosts,
@@ -55,11 +57,15 @@ impl Shared {
     {
         let mut observed = self.observer.begin(info);
         self.observer.note_head(&mut observed, &request);
+        let access = self.access.load();
         let mut places = Places { under_way: seat.begin(), request: None, zip: [None, None, None] };
         let mut answer = match self.admit(&request, observed.info.entrance, client).await {
             Ok(place) => {
                 places.request = place;
-                self.proxy.answer(request, &observed.info).await
+                match self.identify(&access, &request, &mut observed.info).await {
+                    Err(refusal) => self.proxy.refuse(&request, &observed.info, &refusal),
+                    Ok(()) => self.proxy.answer(request, &observed.info, &access).await,
+                }
             }
             Err(refusal) => refusal.answer(),
         };
@@ -84,6 +90,21 @@ impl Shared {
             Class::Health => Ok(None),
             Class::Other => table::place(client).await,
         }
+    }
+
+    /// Finds the user of a request. Operators at their own listener, probes and other deployments have none. The proxy checks
+    /// the signature of the latter.
+    async fn identify<B>(
+        &self,
+        access: &Access,
+        request: &Request<B>,
+        info: &mut RequestInfo,
+    ) -> Result<(), NoAccess> {
+        let is_public = info.entrance == Entrance::Public;
+        if is_public && access.has_users() && !self.proxy.is_without_user(request) {
+            info.caller.identity = access.identify(request.headers(), info.caller.address).await?;
+        }
+        Ok(())
     }
 
     /// Checks that the listener has the path of a request, and that the server has the name in it.

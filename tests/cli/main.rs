@@ -10,6 +10,7 @@
 
 mod access;
 mod access_log;
+mod access_rights;
 mod answers;
 mod as_go;
 mod attacks;
@@ -88,6 +89,7 @@ fn main() {
     let modules = vec![
         ("access", access::cases()),
         ("access_log", access_log::cases()),
+        ("access_rights", access_rights::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
         ("attacks", attacks::cases()),

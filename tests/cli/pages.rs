@@ -51,6 +51,14 @@ const SAMPLE_TABLES: &str = r##"
 #login = "stoa"
 #password_file = "/etc/stoa/password"
 
+# The users who may read the modules of a pattern. They are in the file in auth.users_file. The first table that matches
+# applies, otherwise auth.default. The pattern ignores the case of letters. The words anyone and authenticated stand for every
+# client and for every user.
+#
+#[[access]]
+#pattern = "github.com/Acme/secret"
+#users = ["ann", "ci"]
+
 # A peer: another deployment that exchanges versions with this one. Both need a table for the other, and peers.name. The secret
 # in secret_file is the same on both sides, has 32 to 1024 bytes, and only the user of the server may read it. Relative paths
 # start at the folder of this file. offer has no default: the modules that the peer may have.
@@ -80,7 +88,7 @@ const PAGE: &str = "\
 # Configure
 
 Every key in the table below can be set in the config file or by an environment variable. [Rules](#rules-module),
-[credentials](#credentials-credentials) and [peers](#peers-peer) can be set only in the config file. Almost every key is also an option of
+[credentials](#credentials-credentials), [access rights](#access-access) and [peers](#peers-peer) can be set only in the config file. Almost every key is also an option of
 `stoa serve`. The exceptions are `lock_timeout` and `store_mode`, which are options of `stoa-migrate`, and `threads`,
 which is an option of `stoa-migrate` and of commands such as `stoa verify`. The option and the variable follow from
 the name of the key: `fill.list_ttl` is `--fill-list-ttl` and `STOA_FILL_LIST_TTL`.
@@ -144,6 +152,29 @@ deny = ["v1.3.0", ">=v2.0.0 <v2.1.4"]
 
 Stoa sends credentials over HTTPS only. Stoa also reads `.netrc`, but the config file takes precedence. Stoa warns if the config
 file contains a secret and every user can read it.
+
+## Access: `[[access]]`
+
+Each table names the users who may read the modules of a pattern. The first table whose pattern matches the module path
+applies. `auth.default` applies to all other modules.
+
+| key | meaning |
+| --- | --- |
+| `pattern` | patterns as in `GOPRIVATE`, with commas between them; the case of letters is ignored |
+| `users` | names of users in `auth.users_file`, or the word `anyone` or `authenticated`; `[]` permits nobody |
+
+```toml
+[auth]
+users_file = "users"
+default = ["authenticated"]
+
+[[access]]
+pattern = "github.com/Acme/secret"
+users = ["ann", "ci"]
+```
+
+A relative `auth.users_file` starts at the folder of the config file. A file that every user of the machine may use is refused.
+A server with a name that is not in the file does not start. [TLS and access](tls-and-access.md) explains passwords and tokens.
 
 ## Peers: `[[peer]]`
 

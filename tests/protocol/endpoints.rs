@@ -163,7 +163,9 @@ fn an_address_has_one_spelling() {
         assert_eq!(reply.status, 404, "{bad}");
         assert!(reply.text().starts_with("not found: "), "{bad}");
         assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"));
-        assert_eq!(reply.header("cache-control"), Some("public, max-age=86400"), "{bad}");
+        // Without a host, it may be a page of another configuration.
+        let cache = if bad.starts_with("/modules/") { "no-store" } else { "public, max-age=86400" };
+        assert_eq!(reply.header("cache-control"), Some(cache), "{bad}");
     }
 }
 

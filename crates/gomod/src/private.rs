@@ -7,13 +7,24 @@
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Patterns {
     globs: Vec<String>,
+    /// The same in lower case, if the case of letters makes no difference.
+    lower_globs: Option<Vec<String>>,
 }
 
 impl Patterns {
     /// Parses a comma-separated list. Empty patterns are skipped. Malformed patterns never match.
     pub fn parse(list: &str) -> Self {
         let globs = list.split(',').map(|glob| glob.strip_suffix('/').unwrap_or(glob));
-        Self { globs: globs.filter(|glob| !glob.is_empty()).map(str::to_owned).collect() }
+        let globs = globs.filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
+        Self { globs, lower_globs: None }
+    }
+
+    /// Returns the same patterns, which also match paths in other letter case. Only letters of ASCII have two cases, as in
+    /// module paths.
+    #[must_use]
+    pub fn ignoring_case(self) -> Self {
+        let lower = self.globs.iter().map(|glob| glob.to_ascii_lowercase()).collect();
+        Self { lower_globs: Some(lower), ..self }
     }
 
     /// Parses a comma-separated list, and ignores spaces around the commas.
@@ -36,12 +47,20 @@ impl Patterns {
 
     /// Returns whether a pattern matches the module path or a parent of it.
     pub fn matches(&self, path: &str) -> bool {
-        self.globs.iter().any(|glob| matches(glob, path))
+        self.matching(path, |_| true)
     }
 
     /// Returns whether a pattern matches that names at least a part of the host: `*.example`, but not `*`.
     pub fn match_by_host(&self, path: &str) -> bool {
-        self.globs.iter().any(|glob| names_a_host(glob) && matches(glob, path))
+        self.matching(path, names_a_host)
+    }
+
+    /// Returns whether some pattern, of those that count, matches.
+    fn matching(&self, path: &str, counts: impl Fn(&str) -> bool) -> bool {
+        let any = |globs: &[String], path: &str| globs.iter().any(|glob| counts(glob) && matches(glob, path));
+        // A class such as [A-z] has other characters in lower case, so both forms count.
+        any(&self.globs, path)
+            || self.lower_globs.as_deref().is_some_and(|globs| any(globs, &path.to_ascii_lowercase()))
     }
 
     /// Returns whether every pattern names at least a part of a host.
@@ -291,6 +310,27 @@ mod tests {
         assert_eq!(patterns.to_string(), "a.example/x,*.corp.example,b.example/v[0-9],c.example/\\~x");
         assert!(patterns.matches("git.corp.example/y") && patterns.matches("a.example/x/y"));
         assert!(Patterns::parse_strict(" ,").unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_case_of_letters_may_be_ignored() {
+        let patterns = Patterns::parse("github.com/Acme/*,[A-C]*.example");
+        let ignoring = patterns.clone().ignoring_case();
+        assert_eq!(ignoring.to_string(), patterns.to_string());
+        for (path, matches, matches_ignoring) in [
+            ("github.com/Acme/x", true, true),
+            ("github.com/acme/x/y", false, true),
+            ("GitHub.com/ACME/X", false, true),
+            ("github.com/acme", false, false),
+            ("github.com/acmes/x", false, false),
+            ("b.example/x", false, true),
+            ("B.example/x", true, true),
+            ("d.example/x", false, false),
+        ] {
+            assert_eq!(patterns.matches(path), matches, "{path}");
+            assert_eq!(ignoring.matches(path), matches_ignoring, "{path}");
+            assert_eq!(ignoring.match_by_host(path), matches_ignoring, "{path}");
+        }
     }
 
     proptest! {

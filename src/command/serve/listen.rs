@@ -20,6 +20,7 @@ use super::hangup::Hangup;
 use super::reload::Reload;
 use super::signals::{Event, Signals, name};
 use super::startup::{self, Startup};
+use crate::access::AccessCell;
 use crate::bucket::Tier;
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
@@ -86,7 +87,9 @@ pub(crate) fn run(
     let certificate = certificate.map(CertificateCell::new);
     let origin = (settings, options, sources);
     let is_read_only = store.is_read_only();
-    let mut reload = Reload::new(origin, config.clone(), is_read_only, address, certificate.clone());
+    let access = Arc::new(AccessCell::new(settings.access(&config)?));
+    let cells = (certificate.clone(), Arc::clone(&access));
+    let mut reload = Reload::new(origin, config.clone(), is_read_only, address, cells);
     let replication = sources.replication(&config, settings.peers(&config)?);
     let options = ServeOptions {
         sumdbs,
@@ -101,6 +104,7 @@ pub(crate) fn run(
         access_log: config
             .log_access
             .map(|target| AccessLogOptions { target, format: config.log_access_format }),
+        access,
         certificate,
         handle: reload.handle.clone(),
         eviction,

@@ -52,6 +52,7 @@ impl Command for Serve {
         let config = || -> Result<ServeConfig, CommandError> {
             let config = settings.serve(&self.options)?;
             settings.peers(&config)?;
+            settings.access(&config)?;
             Ok(config)
         };
         let sources = Sources::new(settings.world());

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::access::AccessCell;
 use crate::command::error::CommandError;
 use crate::config::{Options, ServeConfig, Settings};
 use crate::server::{CertificateCell, Handle};
@@ -21,6 +22,7 @@ pub(super) struct Reload<'a> {
     pub(super) address: Option<SocketAddr>,
     pub(super) handle: Handle,
     pub(super) certificate: Option<Arc<CertificateCell>>,
+    pub(super) access: Arc<AccessCell>,
     /// The configuration that applies.
     config: ServeConfig,
     /// The values of all keys at the start, for a warning about keys that need a restart.
@@ -32,8 +34,19 @@ pub(super) struct Reload<'a> {
 type FileStamp = Option<(u64, u64, i64, i64)>;
 
 /// The keys that a reload applies. The tables of rules and credentials are among them.
-const RELOADED: [&str; 8] =
-    ["upstream", "mode", "redirect_url", "checksum", "tls.cert", "tls.key", "module", "credentials"];
+const RELOADED: [&str; 11] = [
+    "upstream",
+    "mode",
+    "redirect_url",
+    "checksum",
+    "tls.cert",
+    "tls.key",
+    "auth.users_file",
+    "auth.default",
+    "module",
+    "credentials",
+    "access",
+];
 
 impl<'a> Reload<'a> {
     pub(super) fn new(
@@ -41,11 +54,23 @@ impl<'a> Reload<'a> {
         config: ServeConfig,
         is_read_only: bool,
         address: Option<SocketAddr>,
-        certificate: Option<Arc<CertificateCell>>,
+        (certificate, access): (Option<Arc<CertificateCell>>, Arc<AccessCell>),
     ) -> Self {
         let (values, files) = (values(settings, options), stamps(&config));
         let handle = Handle::default();
-        Self { settings, options, sources, is_read_only, address, handle, certificate, config, values, files }
+        Self {
+            settings,
+            options,
+            sources,
+            is_read_only,
+            address,
+            handle,
+            certificate,
+            access,
+            config,
+            values,
+            files,
+        }
     }
 
     /// Reads the configuration again and applies it, or keeps the earlier one.
@@ -75,6 +100,7 @@ impl<'a> Reload<'a> {
         let sources = self.sources.renewed(&config);
         sources.check(&config)?;
         let policy = sources.policy(&config, self.is_read_only, self.address)?;
+        let access = settings.access(&config)?;
         let files = stamps(&config);
         let certificate = super::listen::certificate(&config)?;
         let has_tls = (certificate.is_some(), self.certificate.is_some());
@@ -84,6 +110,7 @@ impl<'a> Reload<'a> {
             cell.replace(certificate);
             self.files = files;
         }
+        self.access.replace(access);
         self.handle.replace_policy(policy);
         self.config = config;
         let changed = values.iter().filter(|value| !self.values.contains(value)).map(|(name, _)| name);
