@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::words::words;
+
 /// A request, from its head to the last byte of its answer.
 #[derive(Debug)]
 pub(crate) struct RequestInfo {
@@ -59,28 +61,9 @@ pub(crate) enum Identity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestId(u64);
 
-/// Defines an enum of words that is stored in one byte.
-macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $word:ident = $text:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub(crate) enum $name { $($(#[$doc])* $word,)+ }
-
-        impl $name {
-            /// All values.
-            pub(crate) const ALL: &[Self] = &[$(Self::$word,)+];
-
-            /// Returns the word for logs and metrics.
-            pub(crate) fn word(self) -> &'static str {
-                match self { $(Self::$word => $text,)+ }
-            }
-        }
-    };
-}
-
 words! {
     /// The kind of a request.
-    Kind {
+    pub(crate) enum Kind {
         /// An address that is none of the others.
         Other = "other",
         /// An info file.
@@ -114,7 +97,7 @@ words! {
 
 words! {
     /// The source of an answer.
-    Source {
+    pub(crate) enum Source {
         /// None: an error, or an answer about the server.
         None = "-",
         /// The store or a cache.

@@ -10,6 +10,7 @@ use crate::answers::{AnswerOptions, Answers};
 use crate::bucket::Tier;
 pub use crate::fill::FlightOptions;
 use crate::fill::{Flights, Seals, examining};
+use crate::meters::Meters;
 use crate::policy::{Policy, PolicyCell};
 use crate::sending::Sending;
 use crate::sumdb::{Sumdb, SumdbOptions};
@@ -60,6 +61,8 @@ pub struct Services {
     pub seals: Seals,
     /// Checksum databases.
     pub sumdb: Arc<Sumdb>,
+    /// The counters of the parts.
+    pub meters: Arc<Meters>,
     /// The versions that are being sent.
     pub(crate) sending: Arc<Sending>,
     shutdown: Arc<Shutdown>,
@@ -72,6 +75,7 @@ impl Services {
         let policy = policy.into();
         let cell = Arc::new(PolicyCell::new(policy.clone()));
         let shutdown = Arc::<Shutdown>::default();
+        let meters = Arc::<Meters>::default();
         let ttl = options.answers.list_ttl;
         let sumdb =
             Sumdb::new(Arc::clone(&store), Arc::clone(&cell), options.sumdb, ttl, Arc::clone(&shutdown));
@@ -92,9 +96,20 @@ impl Services {
             examining,
             absences,
             options.flights,
-            Arc::clone(&shutdown),
+            (Arc::clone(&meters), Arc::clone(&shutdown)),
         );
-        Self { store, tier, policy: cell, answers, flights, seals, sumdb, sending: Arc::default(), shutdown }
+        Self {
+            store,
+            tier,
+            policy: cell,
+            answers,
+            flights,
+            seals,
+            sumdb,
+            sending: Arc::default(),
+            meters,
+            shutdown,
+        }
     }
 
     /// Replaces the rules. Requests under way keep the earlier ones.

@@ -26,6 +26,8 @@ struct Shared {
     /// Whether a pass is wanted now.
     is_wanted: Mutex<bool>,
     bell: Condvar,
+    /// The time of the last pass that succeeded.
+    last_pass: Mutex<Option<Instant>>,
     /// The number of passes, failed ones included.
     passes: watch::Sender<u64>,
 }
@@ -49,6 +51,7 @@ impl Upkeep {
             stop: Stop::default(),
             is_wanted: Mutex::default(),
             bell: Condvar::new(),
+            last_pass: Mutex::default(),
             passes: watch::Sender::new(0),
         });
         let is_needed = !interval.is_zero() && !store.is_read_only();
@@ -68,6 +71,11 @@ impl Upkeep {
         *lock(&self.shared.is_wanted) = true;
         self.shared.bell.notify_all();
         matches!(tokio::time::timeout(REQUEST_LIMIT, passes.changed()).await, Ok(Ok(())))
+    }
+
+    /// Returns the time since the last pass that succeeded.
+    pub(crate) fn index_age(&self) -> Option<Duration> {
+        lock(&self.shared.last_pass).map(|at| at.elapsed())
     }
 
     /// Asks the thread to stop.
@@ -96,6 +104,7 @@ impl Shared {
             match store.index().reconcile(&self.stop) {
                 Ok(done) => {
                     log_pass(&done, began.elapsed());
+                    *lock(&self.last_pass) = Some(Instant::now());
                     has_foreign_rows = has_foreign_rows && !self.leave_bucket(store);
                 }
                 Err(IndexError::Stopped) => break,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::answer::{Age, Answer};
 use super::question::{Asked, Question};
 use super::state::Answers;
-use crate::tasks::{Phase, Task, blocking};
+use crate::tasks::{How, Phase, Task, blocking, note};
 use crate::unavailable::Unavailable;
 use crate::upstream::{UpstreamError, Via};
 
@@ -38,6 +38,7 @@ impl Answers {
                 if let Ok(task) = self.request(asked, via, Phase::Closing) {
                     task.keep();
                 }
+                note(How::Stale);
                 return Ok(answer.body);
             }
             (answer, _) => answer.map(|answer| answer.body),
@@ -45,6 +46,7 @@ impl Answers {
         let Some(last) = last else { return self.ask(asked, via).await };
         let refresh = async {
             let task = self.request(asked, via, Phase::Ending)?;
+            note(How::of_task(task.is_joined()));
             // It continues after the client has got the last answer.
             task.clone().keep();
             Self::answer_of(asked, task).await
@@ -52,6 +54,7 @@ impl Answers {
         match tokio::time::timeout(MAX_WAIT, refresh).await {
             Ok(Err(error)) if !matches!(error, Unavailable::Absent(_)) => {
                 log::warn!(question:% = question, reason:% = error; "serving an expired answer");
+                note(How::Stale);
                 Ok(last)
             }
             Ok(answer) => answer,
@@ -59,6 +62,7 @@ impl Answers {
                 let reason = format!("the upstream did not answer within {MAX_WAIT:?}");
                 log::warn!(question:% = question, reason; "serving an expired answer");
                 self.note_failure(question);
+                note(How::Stale);
                 Ok(last)
             }
         }
@@ -68,6 +72,7 @@ impl Answers {
     async fn ask(self: &Arc<Self>, asked: &Asked, via: &Via) -> Result<Bytes, Unavailable> {
         let task = self.request(asked, via, Phase::Ending)?;
         let is_joined = task.is_joined();
+        note(How::of_task(is_joined));
         match Self::answer_of(asked, task).await {
             // Only the request that started the task has passed a loop.
             Err(Unavailable::Loop(_)) if is_joined => {

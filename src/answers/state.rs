@@ -113,6 +113,11 @@ impl Answers {
         })
     }
 
+    /// Returns the number of permits for requests to upstreams in use, and their number.
+    pub(crate) fn permits(&self) -> (usize, usize) {
+        self.turns.in_use()
+    }
+
     /// Shares the limits among the upstreams of a new policy.
     pub(crate) fn follow(&self, policy: &Policy) {
         self.turns.follow(policy.upstreams());

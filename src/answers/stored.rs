@@ -11,7 +11,7 @@ use stoa_store::{SmallFile, Store};
 
 use super::state::Answers;
 use crate::policy::Rule;
-use crate::tasks::blocking;
+use crate::tasks::{How, blocking, note};
 use crate::unavailable::Unavailable;
 
 impl Answers {
@@ -176,6 +176,7 @@ pub(super) fn log_outage(module: &ModulePath, error: &Unavailable) {
         | Unavailable::Denied { .. }
         | Unavailable::Gone(_) => {}
         _ => {
+            note(How::Stale);
             log::warn!(module:% = module, reason:% = error; "the upstream failed, answering from the store only")
         }
     }

@@ -351,10 +351,7 @@ impl Status {
         if let Some(warning) = warning {
             log::warn!("{warning}");
         }
-        let is_migration = |entry: &HistoryEntry| {
-            !["empty", "unmarked"].contains(&entry.from.as_str()) && entry.from != entry.to
-        };
-        self.last_migration = content.history.into_iter().rev().find(is_migration);
+        self.last_migration = content.history.into_iter().rev().find(HistoryEntry::is_migration);
     }
 
     fn for_people(&self) -> String {

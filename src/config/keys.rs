@@ -18,6 +18,7 @@ use super::peers::PeerTable;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
 use crate::eviction::Free;
+use crate::observe::{AccessLogFormat, AccessLogTarget};
 use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::HostCredentials;
 
@@ -328,6 +329,14 @@ serve_keys! {
     /// Upstreams at such addresses may always redirect to them. Behind HTTPS_PROXY, Stoa checks only IP addresses in URLs, not host names.
     fill_allow_private_redirects: bool = "fill.allow_private_redirects", "BOOL", Default::Value("false"),
         parse::switch;
+
+    /// Log of requests: off, stdout, or the absolute path of a file
+    /// Each request adds a line at its end. If the file is renamed, Stoa creates a new file within a second of the next request.
+    log_access: Option<AccessLogTarget> = "log.access", "TARGET", Default::Value("off"), parse::access_log;
+
+    /// Form of the lines in the log of requests: text or json
+    log_access_format: AccessLogFormat = "log.access_format", "FORMAT", Default::Value("text"),
+        parse::access_log_format;
 
     /// Time between two checks of the index (/catalog and /index) against the store; 0 disables the checks
     /// With 0, both paths answer 503 until `stoa-migrate --regenerate` or another server builds the index.

@@ -12,6 +12,7 @@ use stoa_bucket::{BucketUrl, BucketUrlError};
 use stoa_gomod::private::Patterns;
 
 use crate::eviction::Free;
+use crate::observe::{AccessLogFormat, AccessLogTarget};
 use crate::sumdb::Gosumdb;
 use crate::sync::is_deployment_name;
 
@@ -183,6 +184,25 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
         return Err("Stoa does not expand ~; write the whole path".to_owned());
     }
     Ok(text.into())
+}
+
+/// Reads the target of the log of requests.
+pub(super) fn access_log(text: &str) -> Result<Option<AccessLogTarget>, String> {
+    match text.trim() {
+        "off" => Ok(None),
+        "stdout" => Ok(Some(AccessLogTarget::Stdout)),
+        path if path.starts_with('/') => Ok(Some(AccessLogTarget::File(path.into()))),
+        _ => Err("expected off, stdout or an absolute path".to_owned()),
+    }
+}
+
+/// Reads the form of the log of requests.
+pub(super) fn access_log_format(text: &str) -> Result<AccessLogFormat, String> {
+    match text.trim() {
+        "text" => Ok(AccessLogFormat::Text),
+        "json" => Ok(AccessLogFormat::Json),
+        _ => Err("expected text or json".to_owned()),
+    }
 }
 
 /// Reads an absolute path.

@@ -21,6 +21,7 @@ pub use self::limits::{Free, Limits};
 use self::run::{Report, Run, RunError};
 use crate::background::Background;
 use crate::lock::lock;
+use crate::meters::Meters;
 use crate::policy::{Mode, Policy, PolicyCell};
 use crate::sending::Sending;
 use crate::services::Services;
@@ -65,6 +66,7 @@ struct Evictor {
     store: Arc<Store>,
     policy: Arc<PolicyCell>,
     sending: Arc<Sending>,
+    meters: Arc<Meters>,
     options: EvictionOptions,
     stop: Stop,
     is_closed: Mutex<bool>,
@@ -93,6 +95,7 @@ impl Eviction {
                 store: Arc::clone(&services.store),
                 policy: Arc::clone(&services.policy),
                 sending: Arc::clone(&services.sending),
+                meters: Arc::clone(&services.meters),
                 options,
                 stop: Stop::default(),
                 is_closed: Mutex::default(),
@@ -182,6 +185,7 @@ impl Evictor {
             Err(error) => log::warn!(reason:% = error; "cannot remove the least recently used versions"),
         }
         let elapsed = format!("{:.1?}", began.elapsed());
+        self.meters.evicted(report.versions, report.bytes);
         if report.versions > 0 || report.failed > 0 {
             log::info!(
                 versions = report.versions, bytes = report.bytes, failed = report.failed,

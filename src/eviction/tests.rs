@@ -47,6 +47,7 @@ impl Fixture {
         let evictor = Evictor {
             store: Arc::clone(&services.store),
             policy: Arc::clone(&services.policy),
+            meters: Arc::default(),
             sending: Arc::clone(&services.sending),
             options,
             stop: Stop::default(),

@@ -19,7 +19,7 @@
 //! a flight takes the whole version.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -35,10 +35,12 @@ use super::task::{Failed, Fetch};
 use super::turn::Claimed;
 use super::zip::{FetchedZip, release_for_direct};
 use crate::byte_budget::SMALL_BODY;
+use crate::lock::lock;
+use crate::meters::{EndedFill, Outcome};
 use crate::sumdb::{Confirmation, Verification};
 use crate::tasks::{Phase, Share};
 use crate::unavailable::Unavailable;
-use crate::upstream::{UpstreamError, VersionSource};
+use crate::upstream::{UpstreamError, VersionSource, place_label};
 
 /// How often a flight starts again after another server has changed the version in the bucket.
 const ATTEMPTS: u32 = 4;
@@ -46,6 +48,7 @@ const ATTEMPTS: u32 = 4;
 impl Fetch {
     /// Downloads and publishes the version, and reports the result to the waiting clients.
     pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
+        let began = Instant::now();
         let remove = RemoveOnDrop { means: Arc::clone(&self.means), flight: Arc::clone(&self.flight) };
         let result = tokio::select! {
             result = self.fetch(phase.clone()) => result,
@@ -54,6 +57,7 @@ impl Fetch {
             }
         };
         self.report(&result);
+        self.count(&result, began.elapsed());
         match &result {
             // An upstream may have an info and a mod without the zip, and other clients want only these.
             Err(error) => {
@@ -65,6 +69,29 @@ impl Fetch {
         // A request between these two lines starts a new flight, which finds the version in the store.
         drop(remove);
         self.progress.send_modify(|now| now.end = Some(result));
+    }
+
+    fn note_origin(&self, source: &VersionSource) {
+        lock(&self.seen).origin = source.origin();
+    }
+
+    /// Counts the end of the flight, unless another process has stored the version.
+    fn count(&self, result: &Result<End, Unavailable>, elapsed: Duration) {
+        if matches!(result, Ok(End::Theirs)) {
+            return;
+        }
+        let seen = std::mem::take(&mut *lock(&self.seen));
+        // If no upstream answered, the first was asked.
+        let origin = seen.origin.or_else(|| self.upstream().first_place());
+        self.means.meters.fill_ended(EndedFill {
+            at: SystemTime::now(),
+            version: self.version.clone(),
+            upstream: origin.as_deref().map_or("none", place_label).to_owned(),
+            outcome: result.as_ref().map_or_else(outcome, |_| Outcome::Stored),
+            bytes: seen.bytes,
+            elapsed,
+            reason: result.as_ref().err().map(Unavailable::to_string),
+        });
     }
 
     fn report(&self, result: &Result<End, Unavailable>) {
@@ -117,14 +144,19 @@ impl Fetch {
         let Some((permit, mut claimed)) = self.start().await? else { return Ok(End::Theirs) };
         let source = self.upstream().version(&self.version).within(&self.means.memory);
         match self.look_into_bucket(&claimed.claim, claimed.record.as_ref()).await? {
-            None => self.download(phase, permit, claimed, source, None).await,
+            None => {
+                let done = self.download(phase, permit, claimed, &source, None).await;
+                self.note_origin(&source);
+                done
+            }
             Some((shared, files)) => {
                 claimed.record = claimed.claim.known_record();
                 let source = match files {
                     Some(files) => source.with_files(files),
                     None => source,
                 };
-                let done = self.download(phase, permit, claimed, source, Some(&shared)).await;
+                let done = self.download(phase, permit, claimed, &source, Some(&shared)).await;
+                self.note_origin(&source);
                 match done {
                     Err(failed) if shared.is_read => Err(self.after_failed_read(&shared, failed).await),
                     done => done,
@@ -138,7 +170,7 @@ impl Fetch {
         phase: watch::Receiver<Phase>,
         permit: Share,
         claimed: Claimed,
-        source: VersionSource,
+        source: &VersionSource,
         shared: Option<&Shared>,
     ) -> Result<End, Failed> {
         let began = Instant::now();
@@ -164,8 +196,8 @@ impl Fetch {
                 (Ok(zip), draft) => Ok((Some(Ok(zip)), Some(draft))),
             }
         };
-        let all = unless_limited(self.smalls(known, &source, &claim, &verification), zip);
-        let (slot, fetched) = release_for_direct(&source, (permit, slot), all).await;
+        let all = unless_limited(self.smalls(known, source, &claim, &verification), zip);
+        let (slot, fetched) = release_for_direct(source, (permit, slot), all).await;
         let slot = slot.and_then(|(_permit, slot)| slot);
         let (smalls, zip) = fetched?;
         let (zip, draft) = zip?;
@@ -173,8 +205,8 @@ impl Fetch {
         let draft = draft.filter(|_| slot.is_some());
         // Clients get no part of a zip without info or mod.
         let mut smalls = smalls?;
-        if self.is_pair_enough(&source)
-            && self.keep_verified(&mut smalls, &claim, &source, &verification).await?
+        if self.is_pair_enough(source)
+            && self.keep_verified(&mut smalls, &claim, source, &verification).await?
         {
             return Ok(End::Pair);
         }
@@ -185,10 +217,10 @@ impl Fetch {
         let claim_there = self.claim_in_bucket(shared).await?;
         // A wrong mod ends the download of the zip.
         let checked = verification.check_mod(&smalls.gomod_h1);
-        let fetched = self.fetch_zip(&source, (slot, zip), draft, claim, phase, &verification);
+        let fetched = self.fetch_zip(source, (slot, zip), draft, claim, phase, &verification);
         let (fetched, ()) = tokio::try_join!(fetched, checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
-        self.compare_with_source(&mut smalls, &source).await.inspect_err(|failed| {
+        self.compare_with_source(&mut smalls, source).await.inspect_err(|failed| {
             if let Failed::Inconsistent(error) = failed {
                 self.note_wrong(error, &claim);
             }
@@ -196,11 +228,12 @@ impl Fetch {
         let Smalls { info, modfile, gomod_h1, .. } = smalls;
         let modfile = match modfile {
             Some(modfile) => modfile,
-            None => self.large_mod(&gomod_h1, &source).await?,
+            None => self.large_mod(&gomod_h1, source).await?,
         };
         let end = self.publish(draft, claim, (info, modfile), verification, shared).await;
         drop((slot, claim_there));
         if end.is_ok() {
+            lock(&self.seen).bytes = bytes;
             log::info!(
                 version:% = self.version, bytes, origin, elapsed = format!("{:.1?}", began.elapsed());
                 "downloaded a version"
@@ -391,6 +424,25 @@ fn or_limited<T>(result: Result<T, Unavailable>) -> Result<Result<T, Unavailable
     match result {
         Err(error @ Unavailable::Limited { status: 429, .. }) => Err(error),
         result => Ok(result),
+    }
+}
+
+/// Returns the outcome of a failed flight.
+fn outcome(error: &Unavailable) -> Outcome {
+    match error {
+        Unavailable::Absent(_) => Outcome::Absent,
+        Unavailable::Refused(_)
+        | Unavailable::Gone(_)
+        | Unavailable::Denied(_)
+        | Unavailable::Private(_)
+        | Unavailable::NotFetched(_)
+        | Unavailable::Offline(_)
+        | Unavailable::Limited { .. } => Outcome::Refused,
+        Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
+            Outcome::Wrong
+        }
+        Unavailable::Abandoned(_) | Unavailable::Stopping(_) => Outcome::Cancelled,
+        _ => Outcome::Failed,
     }
 }
 

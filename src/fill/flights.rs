@@ -1,7 +1,7 @@
 //! The running flights, and joining one.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stoa_store::Store;
@@ -11,12 +11,14 @@ use super::expected::Expected;
 use super::means::{Means, Running};
 use super::progress::{Flight, Joined, Places, Progress, Waiter, Want};
 use super::rate::MinRate;
+use super::seals::examining_permits;
 use super::slots::Slots;
 use super::task::Fetch;
 use super::wrong::WrongZips;
 use crate::absences::Absences;
 use crate::bucket::Tier;
 use crate::byte_budget::ByteBudget;
+use crate::meters::Meters;
 use crate::policy::{Mode, Permit, Policy};
 use crate::sumdb::Sumdb;
 use crate::tasks::{Phase, SharedPermits, Shutdown};
@@ -87,7 +89,7 @@ impl Flights {
         examining: Arc<Semaphore>,
         absences: Arc<Absences>,
         options: FlightOptions,
-        shutdown: Arc<Shutdown>,
+        (meters, shutdown): (Arc<Meters>, Arc<Shutdown>),
     ) -> Self {
         let max_fills = options.max_concurrent.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
         let means = Means {
@@ -104,6 +106,8 @@ impl Flights {
             are_failures_logged: options.are_failures_logged,
             running: Running::default(),
             wrong: WrongZips::new(options.wrong_pause),
+            meters,
+            claim_waits: AtomicUsize::new(0),
             min_rate: MinRate { bytes: options.min_rate, window: options.rate_window },
         };
         Self { means: Arc::new(means), shutdown, aborted: Arc::default(), max_wait: options.max_wait }
@@ -207,6 +211,7 @@ impl Flights {
             wanted: flight.wanted.subscribe(),
             whole: flight.whole.subscribe(),
             expected: expected.clone(),
+            seen: Mutex::default(),
         };
         tokio::spawn(fetch.run(phase));
         Ok(Waiter::new(flight, Joined::No))
@@ -227,6 +232,20 @@ impl Flights {
     /// wrong or incomplete.
     pub fn aborted_transfers(&self) -> u64 {
         self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of flights that wait for a claim of another process.
+    pub(crate) fn claim_waits(&self) -> usize {
+        self.means.claim_waits.load(Ordering::Relaxed)
+    }
+
+    /// Returns the name, the number in use and the number of the permits of each kind.
+    pub(crate) fn permits(&self) -> [(&'static str, usize, usize); 3] {
+        let (zips, all_zips) = self.means.slots.in_use();
+        let (starts, all_starts) = self.means.starts.in_use();
+        let examining = examining_permits();
+        let used = examining.saturating_sub(self.means.examining.available_permits());
+        [("zips", zips, all_zips), ("starts", starts, all_starts), ("examining", used, examining)]
     }
 
     /// Returns the number of running flights.

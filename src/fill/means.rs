@@ -1,6 +1,7 @@
 //! The parts that all flights share.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stoa_gomod::ModuleVersion;
@@ -14,6 +15,7 @@ use super::wrong::WrongZips;
 use crate::absences::Absences;
 use crate::bucket::Tier;
 use crate::byte_budget::ByteBudget;
+use crate::meters::Meters;
 use crate::sumdb::Sumdb;
 use crate::tasks::SharedPermits;
 use crate::unavailable::Unavailable;
@@ -43,6 +45,9 @@ pub(super) struct Means {
     pub(super) running: Running,
     pub(super) min_rate: MinRate,
     pub(super) wrong: WrongZips,
+    pub(super) meters: Arc<Meters>,
+    /// Number of flights that wait for a claim of another process.
+    pub(super) claim_waits: AtomicUsize,
 }
 
 impl Means {

@@ -18,8 +18,12 @@ const MIN_EXAMINING: usize = 4;
 
 /// Returns the limit of concurrent zip examinations: a zip with a million files takes much memory.
 pub(crate) fn examining() -> Arc<Semaphore> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Arc::new(Semaphore::new(cores.max(MIN_EXAMINING)))
+    Arc::new(Semaphore::new(examining_permits()))
+}
+
+/// Returns the number of permits of [`examining`].
+pub(super) fn examining_permits() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).max(MIN_EXAMINING)
 }
 
 /// Seals versions, each once at a time.

@@ -48,6 +48,11 @@ impl Slots {
         }
     }
 
+    /// Returns the number of slots in use, and the number of slots.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        self.all.in_use()
+    }
+
     /// Gives shares to these upstreams from now on.
     pub(super) fn follow<'u>(&self, upstreams: impl Iterator<Item = &'u Upstream>) {
         self.all.follow(upstreams);

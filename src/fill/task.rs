@@ -1,6 +1,6 @@
 //! The state of the task that downloads one version.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use stoa_gomod::ModuleVersion;
 use tokio::sync::watch;
@@ -42,6 +42,17 @@ pub(super) struct Fetch {
     pub(super) wanted: watch::Receiver<bool>,
     pub(super) whole: watch::Receiver<bool>,
     pub(super) expected: Expected,
+    /// The result so far, for the metrics.
+    pub(super) seen: Mutex<Seen>,
+}
+
+/// The parts of the result of a flight that metrics name.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The name of the place of the files.
+    pub(super) origin: Option<String>,
+    /// The size of the zip in bytes.
+    pub(super) bytes: u64,
 }
 
 impl Fetch {

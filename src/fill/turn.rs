@@ -10,7 +10,7 @@ use stoa_store::{Claim, ClaimWait, Objection, Record, SmallFile, Tombstone};
 
 use super::task::Fetch;
 use crate::lock::lock;
-use crate::tasks::{Share, blocking};
+use crate::tasks::{Share, Waiting, blocking};
 use crate::unavailable::Unavailable;
 
 /// The first and the longest pause between two attempts to get a claim that another process holds.
@@ -80,6 +80,7 @@ impl Fetch {
     {
         let mut pause = CLAIM_POLL.0;
         let wait = Arc::new(Mutex::new(ClaimWait::new(&self.version)));
+        let mut waiting = None;
         loop {
             // Before the claim: a claim is an open file, and more flights may wait than there may be open files.
             let acquired = acquire().await?;
@@ -90,6 +91,9 @@ impl Fetch {
                     return Err(Unavailable::objection(&self.version, &Objection::Tombstone(tombstone)));
                 }
                 ClaimResult::Held => drop(acquired),
+            }
+            if waiting.is_none() {
+                waiting = Some(Waiting::begin(&self.means.claim_waits));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(CLAIM_POLL.1);

@@ -12,6 +12,7 @@ mod repeats;
 use std::io::Write;
 use std::num::NonZeroU8;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use env_logger::Target;
 use env_logger::fmt::Formatter;
@@ -112,12 +113,17 @@ const TIME: Iso8601<
     },
 > = Iso8601;
 
+/// Returns a time in the form of log lines.
+pub(crate) fn timestamp(time: SystemTime) -> String {
+    OffsetDateTime::from(time).format(&TIME).unwrap_or_default()
+}
+
 fn write_line(out: &mut Formatter, record: &Record<'_>, style: Style) -> std::io::Result<()> {
     let line = Line::of(record);
     let colour = out.default_level_style(record.level());
     match style {
         Style::Service => {
-            let time = OffsetDateTime::now_utc().format(&TIME).unwrap_or_default();
+            let time = timestamp(SystemTime::now());
             writeln!(out, "{time} {colour}{:<5}{colour:#} {}", record.level(), line.for_services())
         }
         Style::Command => {

@@ -17,6 +17,8 @@ pub(super) enum Address {
     Readiness,
     /// `/version`: the program and the layout of its store.
     Version,
+    /// `/metrics`: the counters and states of the server, for Prometheus.
+    Metrics,
     /// `/catalog`: the stored versions, ordered by module.
     Catalog,
     /// `/index`: the stored versions, ordered by time.
@@ -70,6 +72,7 @@ impl Address {
         match self {
             Self::Home => Kind::Page,
             Self::Health | Self::Readiness | Self::Version => Kind::Health,
+            Self::Metrics => Kind::Metrics,
             Self::Catalog => Kind::Catalog,
             Self::Index => Kind::Index,
             Self::Module(route) => match route {
@@ -116,6 +119,7 @@ fn page(path: &str) -> Option<Address> {
         "/healthz" => Address::Health,
         "/readyz" => Address::Readiness,
         "/version" => Address::Version,
+        "/metrics" => Address::Metrics,
         "/catalog" => Address::Catalog,
         "/index" => Address::Index,
         _ => return None,
@@ -140,6 +144,7 @@ mod tests {
             ("/healthz", "/go", Address::Health),
             ("/go/readyz", "/go", Address::Readiness),
             ("/go/version", "/go", Address::Version),
+            ("/metrics", "/go", Address::Metrics),
             ("/catalog", "", Address::Catalog),
             ("/index", "/go", Address::Index),
             ("/go/index", "/go", Address::Index),

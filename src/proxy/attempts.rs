@@ -9,6 +9,7 @@ use super::{Client, Proxy};
 use crate::fill::{Arrival, Expected, Joined, Waiter, Want};
 use crate::policy::{Mode, Permit};
 use crate::sync::Source;
+use crate::tasks::{How, note};
 use crate::unavailable::Unavailable;
 
 /// The number of peers that a request tries before the upstreams of the rule.
@@ -100,7 +101,10 @@ impl Proxy {
         let places = self.places(client, permit, file).await?;
         let (joined, filled) =
             match self.services.flights.join(permit, &client.via(), want, places, &expected) {
-                Ok(waiter) => (waiter.joined(), wait(waiter).await),
+                Ok(waiter) => {
+                    note(How::of_task(waiter.is_joined()));
+                    (waiter.joined(), wait(waiter).await)
+                }
                 Err(error) => (Joined::No, Err(error)),
             };
         let error = match filled {

@@ -22,7 +22,7 @@ use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
 use crate::bucket::{Tier, add_to_record};
 use crate::policy::{ChecksumPolicy, Permit};
-use crate::tasks::blocking;
+use crate::tasks::{How, blocking, note};
 use crate::unavailable::Unavailable;
 
 impl Proxy {
@@ -36,6 +36,7 @@ impl Proxy {
         let tier = self.services.tier.as_ref().filter(|_| self.store().is_read_only())?;
         let answer = async {
             let Some(manifest) = tier.present(permit.version()).await? else { return Ok(None) };
+            note(How::Asked);
             match file {
                 VersionFile::Info => self.small_of(tier, client, permit, &manifest, SmallFile::Info).await,
                 VersionFile::Mod => self.small_of(tier, client, permit, &manifest, SmallFile::Mod).await,

@@ -14,6 +14,7 @@
 //! | `from_bucket` | the same, of a read-only server that has a bucket |
 //! | `entity` | answers with a file, or with a part of it |
 //! | `questions` | lists, queries, checksum databases |
+//! | `metrics` | the metrics of the server |
 //! | `peers` | requests of other deployments |
 //! | `catalog` | pages of stored versions |
 //! | `answer` | statuses and headers |
@@ -36,6 +37,7 @@ mod conditional;
 mod entity;
 mod files;
 mod from_bucket;
+mod metrics;
 mod peers;
 mod problem;
 mod questions;
@@ -60,11 +62,13 @@ use self::catalog::Listing;
 use self::problem::{Problem, Subject};
 use self::readiness::{Probes, Readiness};
 use crate::access::Access;
+use crate::meters::Refusal;
 use crate::policy::{ModulePermit, Permit, Policy};
 use crate::request::{RequestInfo, Source};
 use crate::services::{Instance, Services, Via};
 use crate::sumdb::SumdbQuestion;
 use crate::sync::Replication;
+use crate::tasks::{How, noted};
 use crate::unavailable::Unavailable;
 use crate::upkeep::Upkeep;
 
@@ -79,6 +83,8 @@ pub(crate) struct Proxy {
     upkeep: Arc<Upkeep>,
     /// Bounds the number of queries of the index at the same time.
     index_turns: Semaphore,
+    /// Bounds the number of answers with metrics that are made at the same time.
+    metrics_turn: Semaphore,
     /// Empty, or `/some/path` without a slash at its end.
     base_path: String,
     options: ProxyOptions,
@@ -150,6 +156,7 @@ enum Target<'r> {
     Catalog,
     Index,
     Readiness,
+    Metrics,
 }
 
 impl Proxy {
@@ -165,6 +172,7 @@ impl Proxy {
             services,
             upkeep,
             index_turns,
+            metrics_turn: Semaphore::new(1),
             base_path,
             options,
             replication,
@@ -204,7 +212,13 @@ impl Proxy {
         let policy = self.services.policy.load();
         let mut response = match self.answer_now(client, &address, &policy) {
             Step::Answered(response) => response,
-            Step::Waiting(target) => Box::pin(self.answer_later(client, request.uri(), target)).await,
+            Step::Waiting(target) => {
+                let later = noted(self.answer_later(client, request.uri(), target));
+                let (response, how) = Box::pin(later).await;
+                let is_of_module = matches!(address, Address::Module(_));
+                info.note_source(source(&response, how, is_of_module));
+                response
+            }
         };
         self.restrict_caches(&mut response, &address, &policy, access);
         if client.is_head {
@@ -230,6 +244,7 @@ impl Proxy {
             Address::Home => return answer::text(HOME).into(),
             Address::Health => return answer::text("ok\n").into(),
             Address::Readiness => return Step::Waiting(Target::Readiness),
+            Address::Metrics => return Step::Waiting(Target::Metrics),
             Address::Version => return answer::json(version(self.store().layout())).into(),
             _ if client.headers.contains_key(VIA) && client.via().is_loop_at(self.options.instance) => {
                 return Problem::Loop.answer().into();
@@ -246,7 +261,12 @@ impl Proxy {
         };
         let target = match target(policy, route) {
             Ok(target) => target,
-            Err(error) => return Problem::Failed(&error, Subject::File).answer().into(),
+            Err(error) => {
+                if matches!(error, Unavailable::Denied(_)) {
+                    self.services.meters.refused(Refusal::Denied);
+                }
+                return Problem::Failed(&error, Subject::File).answer().into();
+            }
         };
         let stored = match &target {
             Target::Small(permit, file) => self.stored_small(client, *permit, *file),
@@ -267,6 +287,7 @@ impl Proxy {
             Target::Catalog => self.listing(client, Listing::catalog(uri.query())).await,
             Target::Index => self.listing(client, Listing::index(uri.query())).await,
             Target::Readiness => self.readiness().await,
+            Target::Metrics => self.metrics().await,
             Target::Small(permit, file) => self.small(client, permit, file).await,
             Target::Zip(permit) => self.zip(client, permit).await,
             Target::List(permit) => self.list(client, permit).await,
@@ -305,6 +326,18 @@ impl Proxy {
 
     fn store(&self) -> &Arc<Store> {
         &self.services.store
+    }
+}
+
+/// Returns the source of an answer that had to wait.
+fn source(response: &Response, how: Option<How>, is_of_module: bool) -> Source {
+    let is_sent = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
+    match how {
+        Some(How::Asked) => Source::Miss,
+        Some(How::Joined) => Source::Wait,
+        Some(How::Stale) => Source::Stale,
+        None if is_of_module && is_sent => Source::Hit,
+        None => Source::None,
     }
 }
 
@@ -361,6 +394,7 @@ const HOME: &str = concat!(
      /index                     all stored versions, ordered by time\n    \
      /healthz                   whether this process answers\n    \
      /readyz                    whether it can serve stored modules\n    \
+     /metrics                   counters and states for Prometheus\n    \
      /version                   the version of this program and the layout of its store\n"
 );
 

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::ServeError;
 use super::connection::{Serving, stopped};
 use super::listeners::{Listener, Stream};
+use crate::meters::ClosedFor;
 
 /// Accepts connections until the shutdown, and closes the listener. Returns the connections that are still open.
 pub(super) async fn accept(listener: Listener, serving: Serving) -> Result<JoinSet<()>, ServeError> {
@@ -33,10 +34,16 @@ pub(super) async fn accept(listener: Listener, serving: Serving) -> Result<JoinS
             }
             accepted = next => match accepted {
                 Ok((Some(seat), Some((stream, address)))) => {
-                    connections.spawn(serving.clone().serve(stream, address, seat));
+                    let counted = serving.shared.meters.connected();
+                    let connection = serving.clone().serve(stream, address, seat);
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(counted);
+                    });
                 }
                 Ok((_, refused)) => {
                     let client = refused.and_then(|(_, address)| address);
+                    serving.shared.meters.closed(ClosedFor::AddressLimit);
                     log::debug!(client:? = client; "closed a connection: its address has too many");
                 }
                 Err(error) if is_of_one_connection(&error) => log::debug!(reason:% = error; "a client gave up before its connection was accepted"),

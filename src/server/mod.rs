@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use stoa_layout::PathError;
 use stoa_store::Store;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -51,6 +52,7 @@ use self::respond::Shared;
 use self::table::Table;
 use crate::access::AccessCell;
 use crate::eviction::{Eviction, EvictionOptions};
+use crate::observe::{AccessLog, Observer, States};
 use crate::policy::Policy;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::request::Entrance;
@@ -63,6 +65,7 @@ pub use self::handle::Handle;
 pub use self::limits::Limits;
 pub use self::listeners::{Listeners, SocketFile};
 pub use self::tls::{Certificate, CertificateCell, TlsError};
+pub use crate::observe::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 
 /// The options of a server.
 #[derive(Debug, Clone)]
@@ -90,6 +93,8 @@ pub struct ServeOptions {
     pub degraded: Option<String>,
     /// The peers of this deployment, if it has any.
     pub replication: Option<ReplicationOptions>,
+    /// The log of requests, if there is one.
+    pub access_log: Option<AccessLogOptions>,
     /// The users, and the modules that each may read.
     pub access: Arc<AccessCell>,
     /// The limits of the store, if it has any.
@@ -118,6 +123,7 @@ impl Default for ServeOptions {
             last_use_interval: Duration::from_secs(300),
             degraded: None,
             replication: None,
+            access_log: None,
             access: Arc::default(),
             eviction: None,
             certificate: None,
@@ -139,6 +145,9 @@ pub enum ServeError {
     /// A peer cannot be asked.
     #[error("cannot prepare requests to peers: {0}")]
     Peers(UpstreamConfigError),
+    /// The log of requests cannot be opened.
+    #[error("cannot open the access log: {0}\nhelp: set log.access to a file that this user may write to")]
+    AccessLog(#[from] PathError),
     /// The settings of TLS are not possible.
     #[error("cannot prepare TLS: {0}")]
     Tls(rustls::Error),
@@ -157,6 +166,9 @@ pub async fn run(
     options: ServeOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let access_log = options.access_log.as_ref();
+    let access_log =
+        access_log.map(|log| AccessLog::open(log, &options.base_path, &options.sumdbs)).transpose()?;
     let policy = policy.into();
     let instance = policy.upstream_of_none().instance();
     let has_bucket = options.services.tier.is_some();
@@ -180,11 +192,18 @@ pub async fn run(
         degraded: options.degraded.clone(),
     };
     let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), replication.clone(), proxy_options);
+    let observer = Arc::new(Observer::new(access_log));
+    let states = States::new(&services, replication.as_ref(), &upkeep);
+    services.meters.register(|registry| {
+        observer.register(registry);
+        registry.register_collector(Box::new(states));
+    });
     let listeners = listeners.into();
     let shared = Arc::new(Shared {
         proxy,
+        observer,
+        meters: Arc::clone(&services.meters),
         access: Arc::clone(&options.access),
-        observer: Arc::default(),
         hosts: Hosts::new(options.hosts.clone()),
         trusted_proxies: options.trusted_proxies.clone(),
         base_path: options.base_path.trim_end_matches('/').to_owned(),
@@ -233,6 +252,7 @@ pub async fn run(
     for connections in &mut connections {
         connections.shutdown().await;
     }
+    shared.observer.close().await;
     watching_clients.shutdown().await;
     services.end().await;
     eviction.end().await;

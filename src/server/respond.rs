@@ -15,6 +15,7 @@ use super::seat::{Client, Seat};
 use super::table::{self, Table};
 use super::watched::{Places, WatchedBody};
 use crate::access::{Access, AccessCell, Refusal as NoAccess};
+use crate::meters::Meters;
 use crate::observe::Observer;
 use crate::proxy::Proxy;
 use crate::request::{Entrance, RequestInfo};
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) proxy: Proxy,
     pub(super) access: Arc<AccessCell>,
     pub(super) observer: Arc<Observer>,
+    pub(super) meters: Arc<Meters>,
     pub(super) hosts: Hosts,
     pub(super) trusted_proxies: Vec<IpNet>,
     /// The path that all addresses begin with, without a slash at its end.
@@ -54,6 +56,7 @@ impl Shared {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut observed = self.observer.begin(info);
+        self.observer.note_head(&mut observed, &request);
         let access = self.access.load();
         let mut places = Places { under_way: seat.begin(), request: None, zip: [None, None, None] };
         let mut answer = match self.admit(&request, observed.info.entrance, client).await {

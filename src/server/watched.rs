@@ -16,6 +16,8 @@ use crate::proxy::Body;
 #[derive(Debug)]
 pub(crate) struct WatchedBody {
     body: Body,
+    /// The length of the body, if it is known.
+    length: Option<u64>,
     request: Observed,
     places: Places,
 }
@@ -34,7 +36,7 @@ impl WatchedBody {
     pub(super) fn new(body: Body, mut request: Observed, status: u16, mut places: Places) -> Self {
         (request.status, request.is_whole) = (status, body.is_end_stream());
         places.under_way.set_inside(false);
-        Self { body, request, places }
+        Self { length: body.size_hint().exact(), body, request, places }
     }
 }
 
@@ -53,7 +55,8 @@ impl hyper::body::Body for WatchedBody {
             Some(Ok(frame)) => {
                 // The last chunk may still be in a buffer of the connection.
                 self.request.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                self.request.is_whole = self.body.is_end_stream();
+                // After the last byte of a known length, a connection does not ask for the end.
+                self.request.is_whole = self.body.is_end_stream() || self.length == Some(self.request.bytes);
             }
             Some(Err(_)) => {}
             None => self.request.is_whole = true,

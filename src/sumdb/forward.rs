@@ -22,7 +22,7 @@ use super::cache::{CachedAnswer, UNPROVED_TTL, is_younger};
 use super::question::SumdbQuestion;
 use super::source::SumdbSource;
 use super::state::Sumdb;
-use crate::tasks::{Phase, Task};
+use crate::tasks::{How, Phase, Task, note};
 use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, Via};
 
@@ -94,7 +94,11 @@ impl Sumdb {
         }
         let wait =
             async |task: Task<_>| task.wait().await.unwrap_or_else(|| Err(Unavailable::Broken(what())));
-        let answer = match self.request(name, question, via) {
+        let asked = self.request(name, question, via);
+        if let Ok(task) = &asked {
+            note(How::of_task(task.is_joined()));
+        }
+        let answer = match asked {
             Ok(task) if task.is_joined() => match wait(task).await {
                 // Only the request that started the task has passed a loop.
                 Err(Unavailable::Loop(_)) => match self.request(name, question, via) {
@@ -110,10 +114,12 @@ impl Sumdb {
         match (answer, cached) {
             (Ok(answer), Some(cached)) if answer.status != 200 => {
                 log::warn!(database = name, path, status = answer.status; "serving an expired answer of a checksum database");
+                note(How::Stale);
                 Ok(Some(from_cache(cached.body)))
             }
             (Err(error), Some(cached)) => {
                 log::warn!(database = name, path, reason:% = error; "serving an expired answer of a checksum database");
+                note(How::Stale);
                 Ok(Some(from_cache(cached.body)))
             }
             (answer, _) => answer.map(Some),

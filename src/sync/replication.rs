@@ -307,6 +307,11 @@ impl Replication {
         (&self.gatekeeper, self.clock.now_ms())
     }
 
+    /// Returns the names of the peers.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &str> {
+        self.links.iter().map(|link| link.peer.name.as_str())
+    }
+
     /// Returns the permission to read the body of a request of a peer. Returns `None` if too many are being read.
     pub(crate) fn body_turn(&self, peer: &Peer) -> Option<SemaphorePermit<'_>> {
         self.link(&peer.name)?.reading.try_acquire().ok()

@@ -1,5 +1,6 @@
 //! Work beside the requests: once per key, off the runtime, within shared limits, and until the shutdown.
 
+mod noted;
 mod once;
 mod runtime;
 mod shared;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use stoa_store::{Store, StoreError};
 
+pub(crate) use self::noted::{How, note, noted};
 pub(crate) use self::once::{Once, Task};
 pub(crate) use self::runtime::runtime;
 pub(crate) use self::shared::{Permit, Queue, Share, SharedPermits};

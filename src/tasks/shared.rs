@@ -47,6 +47,12 @@ impl SharedPermits {
         self.shares.store(Arc::new(shares));
     }
 
+    /// Returns the number of permits in use, and the number of permits.
+    pub(crate) fn in_use(&self) -> (usize, usize) {
+        let Queue { permits, count, .. } = &*self.all;
+        (count.saturating_sub(permits.available_permits()), *count)
+    }
+
     /// Takes a permit for an upstream if one is free.
     pub(crate) fn try_take(&self, upstream: &Upstream) -> Option<Share> {
         let share = match self.share(upstream) {
@@ -81,6 +87,7 @@ impl Share {
 #[derive(Debug)]
 pub(crate) struct Queue {
     permits: Arc<Semaphore>,
+    count: usize,
     waiting: Mutex<Waiting>,
 }
 
@@ -100,7 +107,7 @@ pub(crate) struct Permit {
 
 impl Queue {
     pub(crate) fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self { permits: Arc::new(Semaphore::new(count)), waiting: Mutex::default() })
+        Arc::new(Self { permits: Arc::new(Semaphore::new(count)), count, waiting: Mutex::default() })
     }
 
     pub(crate) fn try_take(self: &Arc<Self>) -> Option<Permit> {

@@ -82,6 +82,11 @@ impl Limiter {
         Self { state: watch::Sender::new(State::Open), limited: std::sync::Mutex::default() }
     }
 
+    /// Returns whether the entry gets no requests now.
+    pub(super) fn is_limited(&self) -> bool {
+        !matches!(*self.state.borrow(), State::Open)
+    }
+
     /// Returns whether the files of a version are requested one after the other.
     pub(super) fn is_cautious(&self, now: Instant) -> bool {
         lock(&self.limited).is_some_and(|limited| now.saturating_duration_since(limited) < CAUTION)

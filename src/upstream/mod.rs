@@ -219,6 +219,21 @@ impl Upstream {
         self.inner.tag.as_deref()
     }
 
+    /// Returns the name of the first place of the list, without credentials.
+    pub(crate) fn first_place(&self) -> Option<String> {
+        self.inner.places.first().map(|place| place.shown())
+    }
+
+    /// Returns the name of each proxy of the list, and whether it accepts no requests now because it got too many.
+    pub(crate) fn limited(&self) -> impl Iterator<Item = (String, bool)> {
+        self.inner.places.iter().filter_map(|place| Some((place.shown(), place.is_limited()?)))
+    }
+
+    /// Returns the number of go commands that run for `direct`, and their maximum. `None` without `direct`.
+    pub(crate) fn direct_permits(&self) -> Option<(usize, usize)> {
+        self.inner.places.iter().find_map(|place| place.direct_permits())
+    }
+
     /// Returns the name of this proxy in `Via`.
     pub fn instance(&self) -> Instance {
         self.inner.instance
@@ -299,6 +314,16 @@ impl Upstream {
             }
         }
         Err(walk.into_error())
+    }
+}
+
+/// Returns the label of a place for metrics: the host of a proxy, `file`, `bucket` or `direct`.
+pub(crate) fn place_label(shown: &str) -> &str {
+    match shown.split_once("://") {
+        Some(("http" | "https", rest)) => rest.split('/').next().unwrap_or(rest),
+        Some(("file", _)) => "file",
+        Some(_) => "bucket",
+        None => shown,
     }
 }
 

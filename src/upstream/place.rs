@@ -120,6 +120,22 @@ impl Place {
         }
     }
 
+    /// Returns whether a proxy accepts no requests now because it got too many. `None` for other places.
+    pub(super) fn is_limited(&self) -> Option<bool> {
+        match self {
+            Self::Http(proxy) => Some(proxy.limiter.is_limited()),
+            Self::File(_) | Self::Direct(_) | Self::Off => None,
+        }
+    }
+
+    /// Returns the number of running go commands, and their maximum. `None` for other places than version control.
+    pub(super) fn direct_permits(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Direct(direct) => Some(direct.permits()),
+            Self::Http(_) | Self::File(_) | Self::Off => None,
+        }
+    }
+
     fn throttle(&self) -> Option<Throttle> {
         match self {
             Self::Http(proxy) => proxy.bandwidth.as_ref().map(Throttle::new),

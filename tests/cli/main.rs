@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod access_log;
 mod access_rights;
 mod answers;
 mod as_go;
@@ -59,6 +60,7 @@ mod index;
 mod install;
 mod leftovers;
 mod listeners;
+mod metrics;
 mod migrate;
 mod old_stores;
 mod overlay;
@@ -86,6 +88,7 @@ mod verify;
 fn main() {
     let modules = vec![
         ("access", access::cases()),
+        ("access_log", access_log::cases()),
         ("access_rights", access_rights::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
@@ -134,6 +137,7 @@ fn main() {
         ("install", install::cases()),
         ("leftovers", leftovers::cases()),
         ("listeners", listeners::cases()),
+        ("metrics", metrics::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
         ("overlay", overlay::cases()),

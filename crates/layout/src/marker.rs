@@ -207,6 +207,13 @@ pub struct HistoryEntry {
     pub bytes: u64,
 }
 
+impl HistoryEntry {
+    /// Returns whether the layout changed. Creating a store and regenerating derived files do not count.
+    pub fn is_migration(&self) -> bool {
+        !["empty", "unmarked"].contains(&self.from.as_str()) && self.from != self.to
+    }
+}
+
 impl Content {
     /// Returns content with an empty history.
     pub fn new(program: &str) -> Self {

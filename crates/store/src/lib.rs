@@ -98,7 +98,7 @@ pub use draft::{Draft, DraftZip, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use index::{
     CatalogEntry, Condition, FeedEntry, IndexArtefact, IndexError, IndexRow, KnownManifest, LogEvent,
-    LogKind, LogState, ManifestChange, ManifestRow, Reconciled, Stop, StoreIndex, manifest_key,
+    LogKind, LogState, ManifestChange, ManifestRow, Reconciled, Stop, StoreIndex, Totals, manifest_key,
 };
 pub use last_use::{Day, LastUseError, LastUses, Usage};
 pub use meter::Meter;

@@ -23,6 +23,7 @@ pub mod go;
 pub mod inject;
 pub mod limits;
 pub mod link;
+pub mod metrics;
 mod module;
 pub mod mounts;
 pub mod nginx;

@@ -26,7 +26,7 @@ use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::config::{Options, ServeConfig, Settings};
 use crate::policy::Policy;
-use crate::server::{self, Certificate, CertificateCell, Limits, ServeOptions};
+use crate::server::{self, AccessLogOptions, Certificate, CertificateCell, Limits, ServeOptions};
 use crate::sources::Sources;
 use crate::sumdb::Gosumdb;
 use crate::tasks;
@@ -101,6 +101,9 @@ pub(crate) fn run(
         last_use_interval: config.last_use_interval,
         degraded,
         replication,
+        access_log: config
+            .log_access
+            .map(|target| AccessLogOptions { target, format: config.log_access_format }),
         access,
         certificate,
         handle: reload.handle.clone(),

@@ -162,6 +162,11 @@ impl Direct {
         Self(Arc::new(Inner { options, rules, places, scratch, tls: OnceLock::new() }))
     }
 
+    /// Returns the number of running go commands, and their maximum.
+    pub(super) fn permits(&self) -> (usize, usize) {
+        self.0.places.in_use()
+    }
+
     /// Returns the same `Direct` with the rules of another. Both share the limits and the scratch folder.
     pub(crate) fn with_rules_of(&self, other: &Self) -> Self {
         let options = DirectOptions { rules: other.0.options.rules.clone(), ..self.0.options.clone() };

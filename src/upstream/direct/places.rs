@@ -63,6 +63,12 @@ fn of(host: &Option<String>) -> String {
 }
 
 impl Places {
+    /// Returns the number of running commands, and their maximum.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        let count = self.limits.max_concurrent;
+        (count.saturating_sub(self.all.permits.available_permits()), count)
+    }
+
     /// Creates the places. `is_any_covered` is whether some modules are covered.
     pub(super) fn new(limits: Limits, is_any_covered: bool) -> Self {
         let count = limits.max_concurrent.clamp(1, Semaphore::MAX_PERMITS);

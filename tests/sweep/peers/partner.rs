@@ -24,6 +24,9 @@ const SECRET: &str = "the secret of m and a, which nobody else knows";
 /// The number of events in an answer.
 const PAGE: usize = 2;
 
+/// The distance between the numbers of two events. A peer whose answers bring less is not asked at once again.
+const STEP: usize = 20_000;
+
 /// The peer.
 #[derive(Clone)]
 pub(super) struct Partner(Arc<Inner>);
@@ -78,12 +81,13 @@ impl Versions {
         // The event of the lifted version comes while the tombstone is still in force.
         let published = [first, lifted, &self.common, &self.conflict[1], second];
         let mut log: Vec<String> =
-            published.into_iter().enumerate().map(|(n, module)| event(n + 1, module)).collect();
+            published.into_iter().enumerate().map(|(n, module)| event((n + 1) * STEP, module)).collect();
         for (module, mark) in [
             (&self.forbidden, r#""kind":"tombstoned","counter":1,"reason":"a key""#),
             (lifted, r#""kind":"lifted","counter":2"#),
         ] {
-            let (seq, path, version) = (log.len() + 1, module.version.path(), module.version.version());
+            let (seq, path, version) =
+                ((log.len() + 1) * STEP, module.version.path(), module.version.version());
             log.push(format!(
                 r#"{{"seq":{seq},"module":"{path}","version":"{version}","origin":"m","at":"2026-01-02T03:04:05Z",{mark}}}"#
             ));
@@ -173,7 +177,7 @@ impl Partner {
 
     /// Returns the pointers of a deployment that has read the whole log.
     pub(super) fn last_pointer(&self) -> Value {
-        serde_json::json!({ INDEX: self.0.log.len() })
+        serde_json::json!({ INDEX: self.0.log.len() * STEP })
     }
 
     /// Checks that each version was downloaded once, the lifted one too unless it is not expected.
@@ -262,7 +266,7 @@ impl Partner {
             return true;
         }
         let state = state(&root);
-        let last = if self.0.is_silent.load(Ordering::SeqCst) { 0 } else { self.0.log.len() };
+        let last = if self.0.is_silent.load(Ordering::SeqCst) { 0 } else { self.0.log.len() * STEP };
         // The server has pulled and compared since its start.
         state["current"] != last || state["last_comparison"].is_null() || state["queued"] != 0
     }
@@ -380,9 +384,9 @@ fn events(index: &str, log: &[String], all: &[String], request: &[u8]) -> Vec<u8
     let Some(after) = request["pointers"][index].as_u64() else {
         return answer(index, log, false, [], 0, false);
     };
-    let from = log.len().min(after as usize);
+    let from = log.len().min(after as usize / STEP);
     let to = log.len().min(from + PAGE);
-    answer(index, log, true, log[from..to].iter().cloned(), to, to < log.len())
+    answer(index, log, true, log[from..to].iter().cloned(), to * STEP, to < log.len())
 }
 
 fn answer(
@@ -393,7 +397,7 @@ fn answer(
     seq: usize,
     more: bool,
 ) -> Vec<u8> {
-    let mut lines = vec![format!(r#"{{"index":"{index}","current":{},"known":{known}}}"#, log.len())];
+    let mut lines = vec![format!(r#"{{"index":"{index}","current":{},"known":{known}}}"#, log.len() * STEP)];
     lines.extend(events);
     lines.push(format!(r#"{{"end":true,"seq":{seq},"more":{more}}}"#));
     lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()

@@ -13,6 +13,7 @@ mod access;
 mod barrier;
 mod copy;
 mod folder;
+mod log;
 mod names;
 mod owned;
 mod piecewise;
@@ -22,6 +23,7 @@ mod space;
 pub use barrier::{FileSystem, GrowingFile, sync_dir, sync_file, sync_file_system};
 pub use copy::{CopyError, clone_or_copy};
 pub use folder::Folder;
+pub use log::open_log;
 pub use names::{
     remove_empty_dir, remove_file, remove_tree, remove_tree_but_folders, rename, rename_at_once,
     rename_noreplace, set_modified, touch,

@@ -15,7 +15,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Params, Row, ToSql, params};
 
 use super::error::IndexError;
-use super::rows::{CatalogEntry, Changed, FeedEntry, FolderStamp, Hashes, IndexRow, SeenModule, Stop};
+use super::rows::{
+    CatalogEntry, Changed, FeedEntry, FolderStamp, Hashes, IndexRow, SeenModule, Stop, Totals,
+};
 use super::settle::Settling;
 use crate::sqlite;
 
@@ -229,6 +231,15 @@ impl Database {
         let count =
             self.ask("SELECT count(*) FROM versions WHERE modified IS NOT NULL", |row| row.get::<_, i64>(0))?;
         Ok(u64::try_from(count).unwrap_or_default())
+    }
+
+    pub(super) fn totals(&self) -> Result<Totals, IndexError> {
+        let sql = "SELECT count(*), count(DISTINCT module), coalesce(sum(bytes), 0) FROM versions
+            WHERE modified IS NOT NULL";
+        let number = |row: &Row<'_>, at| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or_default());
+        self.ask(sql, |row| {
+            Ok(Totals { versions: number(row, 0)?, modules: number(row, 1)?, bytes: number(row, 2)? })
+        })
     }
 
     /// Returns the stored stamp of a module.

@@ -54,7 +54,7 @@ pub use self::error::IndexError;
 pub use self::log::{LogEvent, LogKind, LogState};
 pub use self::manifests::{Condition, KnownManifest, ManifestChange, ManifestRow, manifest_key};
 pub use self::reconcile::Reconciled;
-pub use self::rows::{CatalogEntry, FeedEntry, IndexRow, Stop};
+pub use self::rows::{CatalogEntry, FeedEntry, IndexRow, Stop, Totals};
 
 /// The open databases of the index in this process.
 #[derive(Debug)]
@@ -234,6 +234,11 @@ impl StoreIndex<'_> {
     /// Returns up to `limit` versions published at or after a time (nanoseconds since 1970), sorted by time.
     pub fn feed(&self, since: i64, limit: usize) -> Result<Vec<FeedEntry>, IndexError> {
         self.0.index.read(|database| database.feed(since, limit))
+    }
+
+    /// Counts the stored versions. The query reads all rows.
+    pub fn totals(&self) -> Result<Totals, IndexError> {
+        self.0.index.read(Database::totals)
     }
 
     /// Brings the index up to date with the store, and builds it if it is missing or damaged. Several processes may

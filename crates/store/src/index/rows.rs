@@ -15,6 +15,17 @@ pub struct CatalogEntry {
     pub version: String,
 }
 
+/// The stored versions, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The number of versions.
+    pub versions: u64,
+    /// The number of their modules.
+    pub modules: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
 /// A version in the feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedEntry {
