@@ -433,7 +433,7 @@ fn outcome(error: &Unavailable) -> Outcome {
         Unavailable::Absent(_) => Outcome::Absent,
         Unavailable::Refused(_)
         | Unavailable::Gone(_)
-        | Unavailable::Denied(_)
+        | Unavailable::Denied { .. }
         | Unavailable::Private(_)
         | Unavailable::NotFetched(_)
         | Unavailable::Offline(_)

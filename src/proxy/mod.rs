@@ -262,7 +262,7 @@ impl Proxy {
         let target = match target(policy, route) {
             Ok(target) => target,
             Err(error) => {
-                if matches!(error, Unavailable::Denied(_)) {
+                if matches!(error, Unavailable::Denied { .. }) {
                     self.services.meters.refused(Refusal::Denied);
                 }
                 return Problem::Failed(&error, Subject::File).answer().into();
