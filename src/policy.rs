@@ -150,8 +150,8 @@ impl Rule {
     }
 
     /// Returns the error for a version or a module that the rule denies.
-    pub(crate) fn denied(&self, what: impl fmt::Display) -> Unavailable {
-        Unavailable::Denied { what: what.to_string(), reason: self.reason.clone() }
+    pub(crate) fn denied(&self, name: impl fmt::Display) -> Unavailable {
+        Unavailable::Denied { name: name.to_string(), reason: self.reason.clone() }
     }
 
     /// Returns whether every version is allowed.

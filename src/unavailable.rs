@@ -46,10 +46,10 @@ pub enum Unavailable {
     #[error("{0} is not in the store, and the configuration forbids downloading it")]
     NotFetched(String),
     /// The configuration denies it.
-    #[error("{what} is denied by the configuration of this proxy{}", after_colon(reason.as_deref()))]
+    #[error("{name} is denied by the configuration of this proxy{}", after_colon(reason.as_deref()))]
     Denied {
         /// The version, or the module.
-        what: String,
+        name: String,
         /// The reason in the rule.
         reason: Option<Arc<str>>,
     },

@@ -152,7 +152,7 @@ mod tests {
             ("/catalog/", "", Address::NoPage),
             ("/catalogue", "", Address::NoPage),
             ("/-/a.b/x", "", Address::NoPage),
-            ("/go/metrics", "/go", Address::NoPage),
+            ("/go/metrics", "/go", Address::Metrics),
             ("/example.com/m", "", Address::Unknown),
             ("/gohealthz", "/go", Address::NoPage),
         ] {
