@@ -44,7 +44,8 @@ impl Running {
     fn start(programs: &Programs, config: &Path, wrap: impl FnOnce(&Command) -> Command) -> Self {
         let mut command = programs.command("stoa", ["serve", "--listen", "127.0.0.1:0", "--config"]);
         command.arg(config).env_remove("STOA_UPSTREAM");
-        let mut command = below(["setsid"], &wrap(&command));
+        let outer = ["setsid"].into_iter().chain(hearing().iter().copied());
+        let mut command = below(outer, &wrap(&command));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (send, log) = channel();
         let err = BufReader::new(child.stderr.take().unwrap());
@@ -75,6 +76,11 @@ impl Running {
         server::terminate(&self.child);
         assert!(self.child.wait().unwrap().success());
     }
+}
+
+/// Returns the program below which a server hears a hangup, even if the tests run below `nohup`.
+fn hearing() -> &'static [&'static str] {
+    if cfg!(target_os = "linux") { &["env", "--default-signal=HUP"] } else { &[] }
 }
 
 fn plain(command: &Command) -> Command {
@@ -192,7 +198,8 @@ fn of_a_terminal() {
     fs::write(&config, OFF).unwrap();
     let log = programs.folder().join("log");
     let line = format!(
-        "exec {} serve --listen 127.0.0.1:0 --config {} --store {} 2>{}",
+        "exec {} {} serve --listen 127.0.0.1:0 --config {} --store {} 2>{}",
+        hearing().join(" "),
         programs.program("stoa").display(),
         config.display(),
         programs.store().display(),
