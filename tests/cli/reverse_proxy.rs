@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
+use testkit::nginx::Nginx;
 use testkit::programs::Programs;
 use testkit::upstream::Module;
 use testkit::{Case, missing_tool, ports, server, trial};
@@ -66,32 +65,11 @@ fn nginx() {
     let text = replaced(&text, "goproxy.corp.example", "localhost");
     let text = replaced(&text, "/etc/stoa/tls/cert.pem", &cert.display().to_string());
     let text = replaced(&text, "/etc/stoa/tls/key.pem", &key.display().to_string());
-    let own = programs.folder().join("nginx");
-    fs::create_dir(&own).unwrap();
-    let config = format!(
-        "daemon off; pid {own}/pid; error_log {own}/error.log; {user}
-         events {{ worker_connections 256; }}
-         http {{ access_log off; client_body_temp_path {own}/a; proxy_temp_path {own}/b; fastcgi_temp_path {own}/c;
-            uwsgi_temp_path {own}/d; scgi_temp_path {own}/e;
-            {text} }}",
-        own = own.display(),
-        user = if rustix::process::geteuid().is_root() { "user root;" } else { "" },
-    );
-    fs::write(own.join("nginx.conf"), config).unwrap();
-    let mut command = Command::new("nginx");
-    command.arg("-c").arg(own.join("nginx.conf")).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut nginx = command.spawn().unwrap();
-    while TcpStream::connect(address).is_err() {
-        let log = || fs::read_to_string(own.join("error.log")).unwrap_or_default();
-        assert!(nginx.try_wait().unwrap().is_none(), "{}", log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let _nginx = Nginx::with(programs.folder(), address, &text);
     let answer = certificate.get(address, &module.path("mod")).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("module example.org/m"), "{answer}");
     let zip = certificate.get(address, &module.path("zip")).unwrap();
     assert!(zip.contains(&format!("{}: {}", "Content-Length", module.zip.len())), "{}", &zip[..300]);
-    server::terminate(&nginx);
-    nginx.wait().unwrap();
     server::terminate(&stoa);
     assert!(stoa.wait().unwrap().success());
 }

@@ -1,7 +1,7 @@
 //! nginx, serving a folder of files.
 
 use std::fs;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +19,12 @@ impl Nginx {
     /// Serves a folder, with a configuration that knows nothing of what is in it.
     pub fn start(scratch: &Path, root: &Path) -> Self {
         let address = ports::free();
+        let server = format!("server {{ listen {address}; root {}; }}", root.display());
+        Self::with(scratch, address, &server)
+    }
+
+    /// Runs with the text of the block `http`, one of whose servers listens at the address.
+    pub fn with(scratch: &Path, address: SocketAddr, servers: &str) -> Self {
         let own = scratch.join("nginx");
         fs::create_dir(&own).unwrap();
         let text = format!(
@@ -26,9 +32,8 @@ impl Nginx {
              events {{ worker_connections 256; }}
              http {{ access_log off; client_body_temp_path {own}/a; proxy_temp_path {own}/b; fastcgi_temp_path {own}/c;
                 uwsgi_temp_path {own}/d; scgi_temp_path {own}/e;
-                server {{ listen {address}; root {root}; }} }}",
+                {servers} }}",
             own = own.display(),
-            root = root.display(),
             user = if rustix::process::geteuid().is_root() { "user root;" } else { "" },
         );
         fs::write(own.join("nginx.conf"), text).unwrap();

@@ -10,11 +10,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         trial("a peer cannot make a server ask its upstream", None, only_the_peer),
         trial("a request tries two peers and then the upstream", None, two_peers),
-        trial(
-            "a request after an outage of its peer is not told that the version does not exist",
-            None,
-            offline,
-        ),
+        trial("an outage of the peer is no 404 for a client", None, offline),
         trial("a 404 of a peer says nothing about the upstream, nor the reverse", None, absences),
         trial("the checksum database is asked about a version of a peer, but not through it", None, database),
         trial("a request of a peer under require asks no checksum database", None, required),

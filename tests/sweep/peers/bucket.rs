@@ -1,5 +1,5 @@
 //! The turn to pull among the servers of a bucket: one server is killed at every request that changes the bucket, and
-//! another one continues from the pointers in the bucket.
+//! another server continues from the pointers in the bucket.
 //!
 //! The other server has compared all modules with the peer shortly before, as a server does that runs for a long time. In
 //! one case the peer answers no comparison, so that only the pointers show what is left. The work for a lifted version comes
